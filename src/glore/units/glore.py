@@ -1,0 +1,169 @@
+"""The GloRe unit: pool a map into a few nodes, reason over them with a graph convolution, broadcast the result back.
+
+Source: Chen, Rohrbach, Yan, Yan, Feng, Kalantidis, "Graph-Based Global Reasoning Networks", CVPR 2019
+(arXiv 1811.12814). Letters: batch b, channels c, states s, nodes n, positions l, graph layers g.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glore.units import products, residual_norm
+from glore.units.ndim import Unit, whole
+
+
+class GraphConvolution(nn.Module):
+    """Mix the nodes, then their states: `V ← Wv relu(V + V Wnᵀ + 1 anᵀ)`.
+
+    Shapes:
+        `(b, s, n)` to the same.
+
+    Args:
+        states: length s of a node's state vector.
+        nodes: number n of nodes.
+
+    Source: equation 4 and Table 1. The paper writes (I − A) V W; the learned Wn is −A. The relu stands before Wv,
+    as in the published code, never after it.
+    """
+
+    def __init__(self, states: int, nodes: int) -> None:
+        super().__init__()
+        self.nodes = nn.Conv1d(nodes, nodes, kernel_size=1)
+        self.states = nn.Conv1d(states, states, kernel_size=1, bias=False)
+        nn.init.xavier_uniform_(self.nodes.weight)
+        nn.init.xavier_uniform_(self.states.weight)
+        assert self.nodes.bias is not None
+        nn.init.zeros_(self.nodes.bias)
+
+    def forward(self, v: Float[Tensor, "b s n"]) -> Float[Tensor, "b s n"]:
+        mixed = v + self.nodes(v.mT).mT  # (b, s, n)
+        return self.states(torch.relu(mixed))  # (b, s, n)
+
+
+class GloRe(Unit):
+    """Global reasoning over a map with n axes of space; use `GloRe1d`, `GloRe2d` or `GloRe3d`.
+
+    A fresh unit is the identity, because the weight of its last norm starts at zero: it can join a pretrained
+    network without moving its output.
+
+    Shapes:
+        `(b, c, *space)` to the same.
+
+    Args:
+        channels: channels c of the map.
+        states: length s of a node's state vector; `max(1, channels // 2)` by default.
+        nodes: number n of nodes; `max(1, channels // 4)` by default.
+        graph_layers: graph convolutions g between pooling and broadcasting, at least 1.
+        normalize: divide the pooled sums by the number of positions l, so that the branch does not grow with the
+            size of the picture. The released Kinetics weights were trained without.
+
+    Raises:
+        ValueError: a size is not a whole number of at least 1, or the map does not fit the unit.
+
+    Source: section 3 of the paper; the published code for the relu's place, the norm's eps and the initial weights.
+    The products run in the cheap order of `glore.units.products` wherever that saves multiply-adds.
+
+    Example:
+        >>> unit = GloRe2d(64)
+        >>> x = torch.randn(2, 64, 14, 14)
+        >>> torch.equal(unit(x), x)
+        True
+        >>> unit.project(x).shape
+        torch.Size([2, 16, 14, 14])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        states: int | None = None,
+        nodes: int | None = None,
+        graph_layers: int = 1,
+        normalize: bool = True,
+    ) -> None:
+        super().__init__(channels)
+        self.n_states = whole("states", max(1, channels // 2) if states is None else states)
+        self.n_nodes = whole("nodes", max(1, channels // 4) if nodes is None else nodes)
+        whole("graph_layers", graph_layers)
+        self.normalize = normalize
+        self.projection = self.conv(channels, self.n_nodes)
+        self.state = self.conv(channels, self.n_states)
+        self.graph_layers = nn.Sequential(*(GraphConvolution(self.n_states, self.n_nodes) for _ in range(graph_layers)))
+        self.extend = self.conv(self.n_states, channels, bias=False)
+        self.norm = self.zero_start_norm(eps=1e-4)
+
+    def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
+        flat = self.flat(x)  # (b, c, l)
+        if self._folds(flat):
+            return self._folded(flat, x.shape[2:])
+        p = self.projection(x).flatten(2)  # (b, n, l)
+        v = torch.bmm(self.state(x).flatten(2), p.mT)  # (b, s, n)
+        z = self.graph_layers(v / p.shape[-1] if self.normalize else v)  # (b, s, n)
+        y = torch.bmm(z, p).unflatten(2, x.shape[2:])  # (b, s, *space)
+        return x + self.norm(self.extend(y))  # (b, c, *space)
+
+    def _folds(self, x: Float[Tensor, "b c l"]) -> bool:
+        as_made = (
+            products.plain(self.projection, bias=True)
+            and products.plain(self.state, bias=True)
+            and products.plain(self.extend, bias=False)
+        )
+        return as_made and products.folds(x.shape[-1], self.channels, self.n_states, self.n_nodes)
+
+    def _folded(self, x: Float[Tensor, "b c l"], space: torch.Size) -> Float[Tensor, "b c *space"]:
+        """The same function in the cheap order: it forms no map of (s, l), and keeps none but P for the backward."""
+        wp, ws, we = (conv.weight.flatten(1) for conv in (self.projection, self.state, self.extend))
+        bp, bs = self.projection.bias, self.state.bias
+        assert bp is not None
+        assert bs is not None
+        x, p, mean_p, pooled = products.pool(x, wp, bp, lean=self.training)
+        pooled_bias = bs[:, None] * mean_p[:, None].to(ws.dtype)  # (b, s, n)
+        v = torch.baddbmm(pooled_bias, ws.expand(x.shape[0], -1, -1), pooled.to(ws.dtype))  # (b, s, n)
+        z = self.graph_layers(v if self.normalize else v * x.shape[-1])  # (b, s, n)
+        norm = self.norm
+        if not products.plain(norm, bias=True):
+            y = products.broadcast(p, mean_p, z, we)  # (b, c, l)
+            return x.unflatten(2, space) + norm(y.unflatten(2, space))
+        out = residual_norm.add_batch_normed(
+            *(x, p, mean_p, z, we, norm.weight, norm.bias),
+            *(norm.running_mean, norm.running_var, norm.num_batches_tracked),
+            training=norm.training,
+            momentum=norm.momentum,
+            eps=norm.eps,
+        )  # (b, c, l)
+        return out.unflatten(2, space)
+
+    def project(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b n *space"]:
+        """The projection map P: with what weight each position goes to each node, and comes back from it."""
+        self.flat(x)
+        return self.projection(x)
+
+    def adjacency(self) -> Float[Tensor, "g n n"]:
+        """The learned adjacency of each graph layer, A = −Wn: row i says which nodes j are taken from node i."""
+        return torch.stack([-layer.get_parameter("nodes.weight")[..., 0] for layer in self.graph_layers])
+
+    def extra_repr(self) -> str:
+        return (
+            f"{super().extra_repr()}, states={self.n_states}, nodes={self.n_nodes}, "
+            f"graph_layers={len(self.graph_layers)}, normalize={self.normalize}"
+        )
+
+
+class GloRe1d(GloRe):
+    """A GloRe unit for sequences, `(b, c, length)`. See `GloRe`."""
+
+    space_axes = 1
+
+
+class GloRe2d(GloRe):
+    """A GloRe unit for pictures, `(b, c, height, width)`. See `GloRe`."""
+
+    space_axes = 2
+
+
+class GloRe3d(GloRe):
+    """A GloRe unit for clips, `(b, c, time, height, width)`. See `GloRe`."""
+
+    space_axes = 3

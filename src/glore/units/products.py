@@ -1,0 +1,197 @@
+"""Products over positions in the cheap order.
+
+Letters: batch b, channels c, states s, nodes n, positions l. A unit pools its map X (c, l) with a projection P (n, l)
+into nodes, and broadcasts what it made of them back to the positions. Written as published, both directions form maps
+of (s, l): `V = (Ws X) Pᵀ` and `We (Z P)`. The products associate, `V = Ws (X Pᵀ)` and `(We Z) P`, so neither has to be.
+
+The projection is kept centred, `Pc = P − p̄` with `p̄` its mean over positions: `glore.units.residual_norm` then has the
+batch statistics of `We Z P` from small matrices.
+
+Source: Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019, equations 2 to 5. The order is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from glore.units.ndim import BatchNorm, Conv
+
+
+def folds(positions: int, channels: int, states: int, nodes: int) -> bool:
+    """Whether the cheap order costs fewer multiply-adds than the published one on a map of this many positions.
+
+    On the pooling side `l (c s + c n + s n)` stands against `l · 2 c n + c s n`; on the broadcasting side
+    `l (s n + s c)` against `l c n + c s n`. Both tip at the same l, c/3 at the default widths. Where shapes are
+    symbols (`torch.fx.symbolic_trace`, `torch.export`) the answer is always yes: it holds for every size.
+    """
+    if isinstance(positions, torch.fx.Proxy) or torch.compiler.is_exporting():
+        return True
+    return positions * (channels * states + states * nodes - channels * nodes) > channels * states * nodes
+
+
+PLAIN = (*get_args(Conv), *get_args(BatchNorm))
+
+
+def plain(layer: nn.Module, *, bias: bool | None = None) -> bool:
+    """Whether calling `layer` does just what torch's own convolution or batch norm does with its weights.
+
+    A subclass, a parametrisation, a hook or a replaced `forward` (LoRA, quantisation, counters) is not plain: such
+    a layer has to be called, its weights alone do not say what it computes. Nor is a convolution that looks at more
+    than one position, or a norm in evaluation mode that keeps no statistics.
+
+    Args:
+        layer: a child of a unit.
+        bias: whether it must have a bias to be plain, or must have none; None where either will do.
+    """
+    if type(layer) not in PLAIN or "forward" in vars(layer):
+        return False
+    if bias is not None and bias is (layer.bias is None):
+        return False
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+        return False
+    if isinstance(layer, Conv):
+        one_position = set(layer.kernel_size) == set(layer.stride) == {1} and set(layer.padding) == {0}
+        return one_position and layer.groups == 1
+    return layer.training or layer.running_mean is not None
+
+
+def times(weight: Float[Tensor, "i j"], x: Float[Tensor, "b j k"]) -> Float[Tensor, "b i k"]:
+    """One matrix times each sample. Unlike matmul it never copies x to fold the batch."""
+    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
+
+
+def product_dtype(x: Tensor) -> torch.dtype | None:
+    """The type that autocast gives the large products; None where it is off and operands have to agree."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The operand of a large product in the type of `product_dtype`."""
+    return x if dtype is None else x.to(dtype)
+
+
+def exact(x: Tensor) -> torch.dtype:
+    """The type of sums over positions and of norm statistics: float32, or float64 for a float64 map."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """`out += alpha a b`, without a temporary where the types agree."""
+    if out.dtype == a.dtype:
+        return out.baddbmm_(a, b, alpha=alpha)
+    return out.add_(torch.bmm(a, b), alpha=alpha)
+
+
+def sum_samples(x: Float[Tensor, "b i j"]) -> Float[Tensor, "i j"]:
+    """The sum over the batch; a batch of one is not copied."""
+    return x.sum_to_size(1, *x.shape[1:])[0]
+
+
+@torch.fx.wrap
+def pool(
+    x: Float[Tensor, "b c l"], weight: Float[Tensor, "n c"], bias: Float[Tensor, " n"], *, lean: bool = False
+) -> tuple[Float[Tensor, "b c l"], Float[Tensor, "b n l"], Float[Tensor, "b n"], Float[Tensor, "b c n"]]:
+    """Project the map and pool it with its own projection.
+
+    Args:
+        x: the map X.
+        weight: the projection's weight Wp.
+        bias: the projection's bias bp.
+        lean: backpropagate by hand, which adds the gradient into the residual's own. For training: the forward is
+            then no longer made of plain operations, and cannot be differentiated twice.
+
+    Returns:
+        X itself, to carry on as the residual: through it the gradient of the residual reaches this step.
+        Pc: the centred projection, `P − p̄`.
+        p̄: the projection's mean over positions, float32 in mixed precision.
+        G: `X Pᵀ / l`, float32 in mixed precision.
+    """
+    if lean:
+        x, centred, mean_p, pooled, _ = _LeanPool.apply(x, weight, bias, product_dtype(x))
+    else:
+        centred, mean_p, pooled, _ = _pool(x, weight, bias, product_dtype(x))
+    return x, centred, mean_p, pooled
+
+
+def _pool(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    stats = exact(x)
+    with torch.autocast(x.device.type, enabled=False):
+        mean_x = x.mean(-1, dtype=stats)  # (b, c)
+        slope = mean_x @ weight.to(stats).mT  # (b, n)
+        mean_p = slope + bias.to(stats)  # (b, n)
+        x, weight = cast(x, dtype), cast(weight, dtype)
+        centred = torch.baddbmm(-slope[..., None].to(x.dtype), weight.expand(x.shape[0], -1, -1), x)  # (b, n, l)
+        # 1/l is applied inside the product, to its float32 sums: half precision does not overflow
+        pooled = torch.baddbmm(x[..., :1], x, centred.mT, beta=0, alpha=1 / x.shape[-1])  # (b, c, n)
+        pooled = pooled.to(stats).addcmul_(mean_x[..., None], mean_p[:, None])
+    return centred, mean_p, pooled, mean_x
+
+
+class _LeanPool(Function):
+    """`_pool` with a backward that writes dX once and forms nothing of (c, l) besides."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        return x.view_as(x), *_pool(x, weight, bias, dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        x, weight, _, ctx.dtype = inputs
+        _, centred, mean_p, _, mean_x = output
+        ctx.mark_non_differentiable(mean_x)
+        ctx.save_for_backward(x, weight, centred, mean_p, mean_x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        d_residual, d_centred, d_mean_p, d_pooled, _ = grads
+        x, weight, centred, mean_p, mean_x = ctx.saved_tensors
+        scale = 1 / x.shape[-1]
+        with torch.autocast(x.device.type, enabled=False):
+            xl, dg = cast(x, ctx.dtype), d_pooled.to(centred.dtype)
+            dp = torch.baddbmm(d_centred, dg.mT, xl, alpha=scale)  # (b, n, l)
+            d_bias = d_mean_p + (mean_x[:, None] @ d_pooled)[:, 0]  # (b, n)
+            # the centring's own gradient is a constant over positions: it joins the bias's
+            d_slope = d_bias - dp.sum(-1, dtype=d_bias.dtype)  # (b, n)
+            d_weight = sum_samples(torch.bmm(dp, xl.mT)).to(d_slope.dtype).addmm_(d_slope.mT, mean_x)
+            dx = None
+            if ctx.needs_input_grad[0]:
+                constant = torch.bmm(d_pooled, mean_p[..., None])[..., 0]
+                constant = constant.addmm_(d_slope, weight.to(constant.dtype)).mul_(scale)  # (b, c)
+                dx = d_residual + constant[..., None].to(x.dtype)
+                add_product_(dx, cast(weight, ctx.dtype).mT.expand(x.shape[0], -1, -1), dp)
+                add_product_(dx, dg, centred, alpha=scale)
+        return dx, d_weight, d_bias.sum(0), None
+
+
+def broadcast(
+    centred: Float[Tensor, "b n l"],
+    mean_p: Float[Tensor, "b n"],
+    nodes: Float[Tensor, "b s n"],
+    weight: Float[Tensor, "c s"],
+) -> Float[Tensor, "b c l"]:
+    """`We Z P`, for a norm that has to be called."""
+    m = times(weight, nodes)  # (b, c, n)
+    return torch.baddbmm(torch.bmm(m, mean_p[..., None].to(m.dtype)), m, centred)
+
+
+def conv_of_product(
+    conv: nn.Module, nodes: Float[Tensor, "b s n"], p: Float[Tensor, "b n l"], space: torch.Size
+) -> Float[Tensor, "b c *space"]:
+    """A convolution of kernel 1 over `Z P`: as `(W Z) P` where that is cheaper and the convolution is plain."""
+    if not (plain(conv) and isinstance(conv, Conv) and folds(p.shape[-1], conv.out_channels, *nodes.shape[1:])):
+        return conv(torch.bmm(nodes, p).unflatten(2, space))
+    folded = times(conv.weight.flatten(1), nodes)  # (b, c, n)
+    y = torch.bmm(folded, p) if conv.bias is None else torch.baddbmm(conv.bias[:, None], folded, p)
+    return y.unflatten(2, space)

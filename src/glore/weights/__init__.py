@@ -1,0 +1,4 @@
+"""Files and published modules ↔ our networks."""
+
+from glore.weights.official import adopt as adopt
+from glore.weights.official import from_official as from_official

@@ -94,6 +94,7 @@ NETWORKS = [
     ("timm", "mobilenetv3_small_100", {"blocks.3": 2}, GloRe2d),
     ("timm", "xception41", {"blocks": (3, 5)}, GloRe2d),
     ("timm", "densenet121", {"features": (5, 7)}, GloRe2d),
+    ("timm", "dpn68", {"features": (6, 11)}, GloRe2d),
     ("timm", "repvgg_a0", {"stages.2": 3}, GloRe2d),
     ("timm", "darknet53", {"stages.2.blocks": 1}, GloRe2d),
     ("timm", "poolformer_s12", {"stages.2.blocks": 2}, GloRe2d),
@@ -348,11 +349,11 @@ def test_a_unit_that_changes_the_shape():
     [
         ("vit_tiny_patch16_224", {"blocks": 1}, "tokens or a channels-last map"),
         ("swin_tiny_patch4_window7_224", {"layers.2.blocks": 1}, "tokens or a channels-last map"),
-        ("swinv2_tiny_window8_256", {"layers.1": 1}, "tokens or a channels-last map"),
+        ("swinv2_tiny_window8_256", {"layers.1.blocks": 1}, "tokens or a channels-last map"),
         ("mixer_s32_224", {"blocks": 1}, "tokens or a channels-last map"),
         ("pvt_v2_b0", {"stages.2.blocks": 1}, r"takes \(Tensor, tuple\) and not a single map"),
         ("densenet121", {"features.denseblock2": 1}, r"takes \(list\) and not a single map"),
-        ("dpn68", {"features": (3,)}, r"and not a single map"),
+        ("selecsls42b", {"features": (2,)}, r"takes \(list\) and not a single map"),
         ("resnet18", {"layer2.0": 1}, "BasicBlock does not run its children in order"),
     ],
 )

@@ -1,0 +1,71 @@
+"""The face, the wheel, and what an import costs."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import glore
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.unchecked  # the checker of shapes adds a name of its own
+def test_the_face():
+    public = {name for name in vars(glore) if not name.startswith("_")}
+    functions = {"adopt", "insert", "remove", "spread", "units_of"}
+    assert public == functions | {"GloRe1d", "GloRe2d", "GloRe3d", "units", "weights"}
+
+
+def test_import_needs_torch_alone():
+    """Nothing but torch, and what torch or the shape annotations bring, is imported."""
+    code = (
+        "import sys, torch, jaxtyping; before = set(sys.modules); import glore;"
+        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["glore"]
+
+
+def test_the_wheel_builds_installs_and_imports(tmp_path):
+    """In an environment with torch and the core's dependencies, but without any extra."""
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "glore/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
+
+    target = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(target), str(wheel)]
+    subprocess.run(install, check=True)
+    code = f"""
+import sys
+sys.path.insert(0, {str(target)!r})
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("timm", "torchvision", "pytorch_lightning", "matplotlib", "av", "onnx"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import glore, torch
+assert glore.__file__.startswith({str(target)!r}), glore.__file__
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU())
+glore.insert(net, {{"": (1,)}}, glore.GloRe2d, example=torch.zeros(1, 3, 4, 4))
+print(net(torch.zeros(1, 3, 4, 4)).shape)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "torch.Size([1, 8, 4, 4])", out.stderr
+
+
+def test_the_readme_examples_run():
+    """Every Python block of the README, in order, in one namespace."""
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    assert blocks
+    pytest.importorskip("timm")
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block.split("```")[0], "README.md", "exec"), names)

@@ -52,20 +52,20 @@ def test_orders_agree(axes, batch, channels, sizes, states, nodes, graph_layers,
     live(unit.double()).train(training)
     x = torch.randn(batch, channels, *sizes[-axes:], dtype=torch.double)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "folds", lambda *sizes: folded)
+        patch.setattr(products, "folds", lambda *sizes, **mode: folded)
         agree(unit, x, 1e-7)  # relative to inputs: a norm over very few values magnifies rounding
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("length", [2, 5, 6, 7, 40])
+@pytest.mark.parametrize("length", [2, 5, 6, 7, 8, 9, 40])
 def test_both_sides_of_the_threshold(length, training):
     unit = live(GloRe1d(16).double()).train(training)
-    assert products.folds(length, 16, 8, 4) == (length > 16 / 3)
+    assert products.folds(length, 16, 8, 4, training=training) == (length > (16 / 2 if training else 16 / 3))
     agree(unit, torch.randn(3, 16, length, dtype=torch.double))
 
 
 @pytest.mark.parametrize(
-    ("channels", "space", "folded"),
+    ("channels", "positions", "folded"),
     [
         (1024, 14 * 14, False),
         (2048, 7 * 7, False),
@@ -74,8 +74,9 @@ def test_both_sides_of_the_threshold(length, training):
         (512, 96 * 96, True),
     ],
 )
-def test_short_maps_take_the_direct_order(channels, space, folded):
-    assert products.folds(space, channels, channels // 2, channels // 4) == folded
+@pytest.mark.parametrize("training", [True, False])
+def test_short_maps_take_the_direct_order(channels, positions, folded, training):
+    assert products.folds(positions, channels, channels // 2, channels // 4, training=training) == folded
 
 
 def test_more_nodes_than_pay_off_take_the_direct_order():

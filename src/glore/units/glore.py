@@ -110,7 +110,9 @@ class GloRe(Unit):
             and products.plain(self.state, bias=True)
             and products.plain(self.extend, bias=False)
         )
-        return as_made and products.folds(x.shape[-1], self.channels, self.n_states, self.n_nodes)
+        return as_made and products.folds(
+            x.shape[-1], self.channels, self.n_states, self.n_nodes, training=self.training
+        )
 
     def _folded(self, x: Float[Tensor, "b c l"], space: torch.Size) -> Float[Tensor, "b c *space"]:
         """The same function in the cheap order: it forms no map of (s, l), and keeps none but P for the backward."""

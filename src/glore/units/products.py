@@ -19,21 +19,30 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import flop_registry
 
 from glore.units.ndim import BatchNorm, Conv
 
 
-def folds(positions: int, channels: int, states: int, nodes: int) -> bool:
-    """Whether the cheap order costs fewer multiply-adds than the published one on a map of this many positions.
+def folds(positions: int, channels: int, states: int, nodes: int, *, training: bool = False) -> bool:
+    """Whether the cheap order beats the published one on a map of this many positions.
 
-    On the pooling side `l (c s + c n + s n)` stands against `l · 2 c n + c s n`; on the broadcasting side
-    `l (s n + s c)` against `l c n + c s n`. Both tip at the same l, c/3 at the default widths. Where shapes are
-    symbols (`torch.fx.symbolic_trace`, `torch.export`) the answer is always yes: it holds for every size.
+    In multiply-adds, `l (c s + c n + s n)` stands against `l · 2 c n + c s n` on the pooling side, and `l (s n + s c)`
+    against `l c n + c s n` on the broadcasting side. Both tip at the same l, c/3 at the default widths. Training
+    computes more small matrices, `c s n` and the like, and tips at half as much again (docs/results.md has the times).
+    Where shapes are symbols (`torch.fx.symbolic_trace`, `torch.export`) the answer is always yes: it holds for every
+    size.
     """
     if isinstance(positions, torch.fx.Proxy) or torch.compiler.is_exporting():
         return True
-    return positions * (channels * states + states * nodes - channels * nodes) > channels * states * nodes
+    small = channels * states * nodes * (1.5 if training else 1)
+    return positions * (channels * states + states * nodes - channels * nodes) > small
 
+
+# torch's counter of operations knows these but not in place, and would count our units for less than they do
+for _product in ("addmm", "baddbmm"):
+    _aten = torch.ops.aten
+    flop_registry.setdefault(getattr(_aten, f"{_product}_"), flop_registry[getattr(_aten, _product)])
 
 PLAIN = (*get_args(Conv), *get_args(BatchNorm))
 
@@ -190,7 +199,8 @@ def conv_of_product(
     conv: nn.Module, nodes: Float[Tensor, "b s n"], p: Float[Tensor, "b n l"], space: torch.Size
 ) -> Float[Tensor, "b c *space"]:
     """A convolution of kernel 1 over `Z P`: as `(W Z) P` where that is cheaper and the convolution is plain."""
-    if not (plain(conv) and isinstance(conv, Conv) and folds(p.shape[-1], conv.out_channels, *nodes.shape[1:])):
+    states, count = nodes.shape[1], nodes.shape[2]
+    if not (plain(conv) and isinstance(conv, Conv) and folds(p.shape[2], conv.out_channels, states, count)):
         return conv(torch.bmm(nodes, p).unflatten(2, space))
     folded = times(conv.weight.flatten(1), nodes)  # (b, c, n)
     y = torch.bmm(folded, p) if conv.bias is None else torch.baddbmm(conv.bias[:, None], folded, p)

@@ -134,7 +134,7 @@ def remove(model: Model) -> Model:
     """
     for module in list(model.modules()):
         for name in vars(module).pop(INSERTED, ()):
-            del module._modules[name]
+            module._modules.pop(name, None)
     return model
 
 

@@ -131,6 +131,17 @@ def test_gradcheck(kind, options, cancelled, training):
 
 
 @EVERY_UNIT
+@pytest.mark.parametrize("training", [True, False])
+def test_the_meta_device_gives_shapes(kind, options, cancelled, training):
+    with torch.device("meta"):
+        unit = make(kind, options).train(training)
+        x = torch.randn(2, 16, 6, 10, requires_grad=True)
+    unit(x).sum().backward()
+    assert x.grad.shape == x.shape
+    assert x.grad.device.type == "meta"
+
+
+@EVERY_UNIT
 def test_copies_and_state_dicts(kind, options, cancelled):
     unit = live(make(kind, options)).eval()
     again = make(kind, options).eval()

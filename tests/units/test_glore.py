@@ -289,7 +289,7 @@ def test_autocast_is_as_near_to_float32_as_the_direct_order_is(dtype, training, 
     assert (ours <= 1.5 * plain + 1e-3).all(), (ours, plain)
 
 
-def test_pooled_sums_do_not_overflow_in_half_precision():
+def test_pooled_sums_do_not_overflow_in_half_precision(order):
     unit = GloRe2d(16).eval()
     nn.init.ones_(unit.norm.weight)
     x = torch.full((1, 16, 64, 64), 30.0)

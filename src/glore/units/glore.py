@@ -99,8 +99,9 @@ class GloRe(Unit):
         if self._folds(flat):
             return self._folded(flat, x.shape[2:])
         p = self.projection(x).flatten(2)  # (b, n, l)
-        v = torch.bmm(self.state(x).flatten(2), p.mT)  # (b, s, n)
-        z = self.graph_layers(v / p.shape[-1] if self.normalize else v)  # (b, s, n)
+        scale = 1 / p.shape[-1] if self.normalize else 1.0
+        v = products.scaled_product(self.state(x).flatten(2), p.mT, scale)  # (b, s, n)
+        z = self.graph_layers(v)  # (b, s, n)
         y = torch.bmm(z, p).unflatten(2, x.shape[2:])  # (b, s, *space)
         return x + self.norm(self.extend(y))  # (b, c, *space)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import ClassVar, NamedTuple, TypeAlias
 
 import torch
@@ -86,9 +87,9 @@ def whole(name: str, value: int) -> int:
     Raises:
         ValueError: it is not; the message names the argument.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-    return value
+    return int(value)
 
 
 def one_of(name: str, value: str, choices: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ Source: Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019, equatio
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
 import torch
@@ -75,10 +76,16 @@ def times(weight: Float[Tensor, "i j"], x: Float[Tensor, "b j k"]) -> Float[Tens
     return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
 
 
+def as_typed(x: Tensor) -> AbstractContextManager[object]:
+    """No autocast: products run in the types that their operands have. The meta device knows no autocast at all."""
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 def product_dtype(x: Tensor) -> torch.dtype | None:
     """The type that autocast gives the large products; None where it is off and operands have to agree."""
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return None
 
@@ -91,6 +98,13 @@ def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
 def exact(x: Tensor) -> torch.dtype:
     """The type of sums over positions and of norm statistics: float32, or float64 for a float64 map."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def scaled_product(
+    a: Float[Tensor, "b i j"], b: Float[Tensor, "b j k"], scale: float | torch.SymFloat
+) -> Float[Tensor, "b i k"]:
+    """`scale · a b`, scaled before the float32 sums are rounded: in half precision only the result has to fit."""
+    return torch.baddbmm(a[..., :1], a, b, beta=0, alpha=scale)
 
 
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
@@ -133,14 +147,13 @@ def pool(
 
 def _pool(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     stats = exact(x)
-    with torch.autocast(x.device.type, enabled=False):
+    with as_typed(x):
         mean_x = x.mean(-1, dtype=stats)  # (b, c)
         slope = mean_x @ weight.to(stats).mT  # (b, n)
         mean_p = slope + bias.to(stats)  # (b, n)
         x, weight = cast(x, dtype), cast(weight, dtype)
         centred = torch.baddbmm(-slope[..., None].to(x.dtype), weight.expand(x.shape[0], -1, -1), x)  # (b, n, l)
-        # 1/l is applied inside the product, to its float32 sums: half precision does not overflow
-        pooled = torch.baddbmm(x[..., :1], x, centred.mT, beta=0, alpha=1 / x.shape[-1])  # (b, c, n)
+        pooled = scaled_product(x, centred.mT, 1 / x.shape[-1])  # (b, c, n)
         pooled = pooled.to(stats).addcmul_(mean_x[..., None], mean_p[:, None])
     return centred, mean_p, pooled, mean_x
 
@@ -167,7 +180,7 @@ class _LeanPool(Function):
         d_residual, d_centred, d_mean_p, d_pooled, _ = grads
         x, weight, centred, mean_p, mean_x = ctx.saved_tensors
         scale = 1 / x.shape[-1]
-        with torch.autocast(x.device.type, enabled=False):
+        with as_typed(x):
             xl, dg = cast(x, ctx.dtype), d_pooled.to(centred.dtype)
             dp = torch.baddbmm(d_centred, dg.mT, xl, alpha=scale)  # (b, n, l)
             d_bias = d_mean_p + (mean_x[:, None] @ d_pooled)[:, 0]  # (b, n)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from glore.units.products import add_product_, sum_samples, times
+from glore.units.products import add_product_, as_typed, sum_samples, times
 
 
 @torch.fx.wrap
@@ -62,7 +62,7 @@ def add_batch_normed(
         assert running_var is not None
         gain = norm_weight * (running_var.to(mean_p.dtype) + eps).rsqrt()  # (c)
         shift = norm_bias - gain * running_mean.to(mean_p.dtype)  # (c)
-        with torch.autocast(x.device.type, enabled=False):
+        with as_typed(x):
             dtype = centred.dtype
             m = times(weight.to(dtype), nodes.to(dtype)).to(gain.dtype) * gain[:, None]  # (b, c, n)
             constant = torch.bmm(m, mean_p[..., None])[..., 0] + shift  # (b, c)
@@ -106,7 +106,7 @@ class _LeanBatchNorm(Function):
         norm_bias: Tensor,
         eps: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        with torch.autocast(x.device.type, enabled=False):
+        with as_typed(x):
             p = centred.to(mean_p.dtype)
             covariance = torch.bmm(p, p.mT).div_(p.shape[-1])  # (b, n, n)
             moments = _Moments(covariance, mean_p, nodes, weight, centred.dtype)
@@ -129,7 +129,7 @@ class _LeanBatchNorm(Function):
         d_out = grads[0]
         centred, mean_p, nodes, weight, norm_weight, covariance = ctx.saved_tensors
         samples, _, positions = centred.shape
-        with torch.autocast(d_out.device.type, enabled=False):
+        with as_typed(d_out):
             stats, dtype = mean_p.dtype, centred.dtype
             dy = d_out.to(dtype)
             moments = _Moments(covariance, mean_p, nodes, weight, dtype)

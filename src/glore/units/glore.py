@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from glore.units import products, residual_norm
 from glore.units.ndim import Unit, whole
@@ -38,8 +39,10 @@ class GraphConvolution(nn.Module):
         nn.init.zeros_(self.nodes.bias)
 
     def forward(self, v: Float[Tensor, "b s n"]) -> Float[Tensor, "b s n"]:
-        mixed = v + self.nodes(v.mT).mT  # (b, s, n)
-        return self.states(torch.relu(mixed))  # (b, s, n)
+        if not (products.plain(self.nodes, bias=True) and products.plain(self.states, bias=False)):
+            return self.states(torch.relu(v + self.nodes(v.mT).mT))  # (b, s, n)
+        mixed = v + F.linear(v, self.nodes.weight[..., 0], self.nodes.bias)  # (b, s, n)
+        return products.times(self.states.weight[..., 0], torch.relu(mixed))  # (b, s, n)
 
 
 class GloRe(Unit):

@@ -184,8 +184,8 @@ class _LeanPool(Function):
             xl, dg = cast(x, ctx.dtype), d_pooled.to(centred.dtype)
             dp = torch.baddbmm(d_centred, dg.mT, xl, alpha=scale)  # (b, n, l)
             d_bias = d_mean_p + (mean_x[:, None] @ d_pooled)[:, 0]  # (b, n)
-            # the centring's own gradient is a constant over positions: it joins the bias's
-            d_slope = d_bias - dp.sum(-1, dtype=d_bias.dtype)  # (b, n)
+            # the centring's own gradient is a constant over positions; what came by G cancels in it
+            d_slope = d_mean_p - d_centred.sum(-1, dtype=d_mean_p.dtype)  # (b, n)
             d_weight = sum_samples(torch.bmm(dp, xl.mT)).to(d_slope.dtype).addmm_(d_slope.mT, mean_x)
             dx = None
             if ctx.needs_input_grad[0]:

@@ -29,8 +29,8 @@ class DirectGloRe(nn.Module):
     ):
         super().__init__()
         self.normalize = normalize
-        self.projection = CONV[axes](channels, nodes, 1)
         self.state = CONV[axes](channels, states, 1)
+        self.projection = CONV[axes](channels, nodes, 1)
         self.graph_layers = nn.Sequential(*(DirectGraphConvolution(states, nodes) for _ in range(graph_layers)))
         self.extend = CONV[axes](states, channels, 1, bias=False)
         self.norm = NORM[axes](channels, eps=1e-4)

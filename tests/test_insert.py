@@ -198,6 +198,7 @@ def test_no_units_are_no_change():
     assert list(insert(model, {"stage1": 0, "stage2": ()}, GloRe2d, example=EXAMPLE).state_dict()) == list(
         Net().state_dict()
     )
+    assert len(units_of(insert(model, {"stage1": 1}, GloRe2d, example=EXAMPLE))) == 1
 
 
 def test_new_units_take_device_type_and_mode():
@@ -397,6 +398,108 @@ class Rewrites(OutOfOrder):
 )
 def test_containers_that_are_no_chain(kind, message):
     refuses(nn.Sequential(kind()), {"0": (0,)}, message, example=torch.randn(1, 8, 6, 6))
+
+
+class Sum(nn.Module):
+    """Parallel branches."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(block(8) for _ in range(3))
+
+    def forward(self, x):
+        return sum(b(x) for b in self.blocks)
+
+
+class Taps(Sum):
+    """Takes maps out by the place of their block."""
+
+    def forward(self, x):
+        taken = []
+        for i, b in enumerate(self.blocks):
+            x = b(x)
+            if i == 1:
+                taken.append(x)
+        return {"taps": taken, "out": [x]}
+
+
+class Stack(Sum):
+    """Keeps a map behind each block, as a U-Net does."""
+
+    def forward(self, x):
+        maps = []
+        for b in self.blocks:
+            x = b(x)
+            maps.append(x)
+        return sum((i + 1) * m for i, m in enumerate(maps))
+
+
+class Range(Sum):
+    """Runs a number of blocks that it wrote down."""
+
+    def forward(self, x):
+        for i in range(3):
+            x = self.blocks[i](x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Sum, "the next block does not take what this one returns"),
+        (Taps, "change the output of Taps even if they do nothing"),
+        (Stack, "change the output of Stack even if they do nothing"),
+        (Range, "does not run every child|no longer runs|change the output"),
+    ],
+)
+@pytest.mark.parametrize("index", [0, 2])
+def test_networks_that_count_their_blocks(kind, message, index):
+    if kind is Sum and index == 2:
+        message = "change the output of Sum"
+    if kind is Taps and index == 2:
+        pytest.skip("a unit behind the last tap is safe")
+    refuses(kind(), {"blocks": (index,)}, message, example=torch.randn(1, 8, 6, 6))
+
+
+def test_blocks_without_a_norm_on_sequences_of_tokens():
+    net = nn.Sequential(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)))
+    message = "tokens or a channels-last map"
+    refuses(nn.Sequential(net, nn.ReLU()), {"": (0,)}, message, unit=GloRe1d, example=torch.randn(1, 10, 6))
+
+
+def test_children_that_are_none_stay():
+    container = Optional()
+    insert(container, {"": (0,)}, GloRe2d, example=torch.randn(1, 8, 6, 6))
+    assert list(container._modules) == ["0", "0_glore", "drop", "1"]
+    assert list(remove(container)._modules) == ["0", "drop", "1"]
+
+
+class Optional(nn.Module):
+    """A chain with a child that is switched off."""
+
+    def __init__(self):
+        super().__init__()
+        self.add_module("0", block(8))
+        self.register_module("drop", None)
+        self.add_module("1", block(8))
+
+    def forward(self, x):
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("wanted", [1.5, None, True])
+def test_places_that_are_neither_a_count_nor_indices(wanted):
+    refuses(Net(), {"stage1": wanted}, rf"where={{'stage1': {wanted}}} must be a number of units, or indices")
+
+
+@pytest.mark.unchecked
+def test_numpys_whole_numbers_count():
+    numpy = pytest.importorskip("numpy")
+    model = insert(Net(), {"stage1": numpy.int64(2), "stage2": numpy.array([1])}, GloRe2d, example=EXAMPLE)
+    assert list(units_of(model)) == ["stage1.0_glore", "stage1.2_glore", "stage2.1_glore"]
 
 
 @pytest.mark.unchecked

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def test_the_face():
     public = {name for name in vars(glore) if not name.startswith("_")}
     functions = {"adopt", "insert", "remove", "spread", "units_of"}
-    assert public == functions | {"GloRe1d", "GloRe2d", "GloRe3d", "units", "weights"}
+    assert public == functions | {"GloRe1d", "GloRe2d", "GloRe3d", "probe", "units", "weights"}
 
 
 def test_import_needs_torch_alone():

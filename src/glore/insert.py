@@ -7,13 +7,14 @@ module names and state-dict keys, and export, compilation and feature extraction
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, NamedTuple, TypeVar
+from numbers import Integral
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
+
+from glore import probe
 
 Model = TypeVar("Model", bound=nn.Module)
 Where = Mapping[str, int | Iterable[int]]
@@ -52,12 +53,14 @@ def insert(
     where: Where,
     unit: Callable[[int], nn.Module],
     *,
-    example: Tensor | tuple[Any, ...] | None = None,
+    example: probe.Example = None,
 ) -> Model:
     """Put units behind blocks of a network, in place.
 
     A probe runs the network twice on `example`, in evaluation mode, without touching statistics or random state: it
-    reads the channels behind each block, and proves that every unit is reached. An error leaves the network as it was.
+    reads the channels behind each block, and proves that every unit is reached and that nothing else changed. An error
+    leaves the network as it was. Code of yours that counts the container's children by position (`layer2[1]`) counts
+    the units too.
 
     Args:
         model: any network; insert before compiling, wrapping or quantising it.
@@ -76,6 +79,8 @@ def insert(
             quantised. The message says which, and what would work.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from glore import GloRe2d
         >>> block = lambda: nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Sequential(block(), block(), block()))
@@ -87,35 +92,30 @@ def insert(
         raise ValueError(
             f"unit is a module, {type(unit).__name__}: give what makes one from its channels, as a class does"
         )
-    _refuse_wrapped(model)
+    probe.refuse_wrapped(model)
     places = [_Place(model, path, wanted) for path, wanted in where.items()]
     if len({id(place.container) for place in places}) < len(places):
         raise ValueError(f"where={dict(where)!r} names one container by two paths: name it once")
 
-    with _recorded(module for place in places for module in place.container.modules()) as calls:
-        _probe(model, example)
+    inputs = probe.inputs_for(model, example)
+    with probe.recorded(module for place in places for module in place.container.modules()) as calls:
+        try:
+            expected = probe.run(model, inputs)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in inputs)
+            raise ValueError(f"example: {type(model).__name__} does not run on input {shapes}: {error}") from error
     maps = [{index: place.map_behind(index, calls) for index in place.indices} for place in places]
     new = [
         {index: _made(unit, place.blocks[index][1], features) for index, features in behind.items()}
         for place, behind in zip(places, maps, strict=True)
     ]
-    before = [dict(place.container._modules) for place in places]
     try:
         for place, units in zip(places, new, strict=True):
             place.thread(units)
-        with _recorded(module for units in new for module in units.values()) as calls:
-            _probe(model, example)
-        reached = {id(call.module) for call in calls}
-        for place, units in zip(places, new, strict=True):
-            if any(id(module) not in reached for module in units.values()):
-                raise ValueError(
-                    f"where={place.path!r}: {type(place.container).__name__} does not run every child that it holds, "
-                    f"so a unit would not be reached: name a container that does, such as an nn.Sequential of blocks"
-                )
+        _prove(model, places, new, inputs, expected)
     except BaseException:
-        for place, children in zip(places, before, strict=True):
-            _set_children(place.container, children)
-            vars(place.container).pop(INSERTED, None)
+        for place in places:
+            place.restore()
         raise
     return model
 
@@ -124,6 +124,8 @@ def remove(model: Model) -> Model:
     """Take out everything that `insert` put in, in place: children, keys and output are as they were before.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from glore import GloRe1d
         >>> net = nn.Sequential(nn.Conv1d(4, 4, 1), nn.ReLU())
         >>> remove(insert(net, {"": 1}, GloRe1d, example=torch.randn(1, 4, 8)))
@@ -142,6 +144,8 @@ def units_of(model: nn.Module) -> dict[str, nn.Module]:
     """What `insert` put into a network: module path → unit, in the order of the modules.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
         >>> from glore import GloRe1d
         >>> net = insert(nn.Sequential(nn.Conv1d(4, 4, 1)), {"": 1}, GloRe1d, example=torch.randn(1, 4, 8))
         >>> list(units_of(net))
@@ -152,12 +156,6 @@ def units_of(model: nn.Module) -> dict[str, nn.Module]:
         for path, module in model.named_modules()
         for name in vars(module).get(INSERTED, ())
     }
-
-
-class _Call(NamedTuple):
-    module: nn.Module
-    inputs: tuple[Any, ...]
-    output: Any
 
 
 class _Place:
@@ -174,7 +172,8 @@ class _Place:
                 f"for example one of {', '.join(map(repr, close))}"
             ) from None
         self.path = path
-        self.blocks = [(name, block) for name, block in self.container._modules.items() if block is not None]
+        self.before = dict(self.container._modules)
+        self.blocks = [(name, block) for name, block in self.before.items() if block is not None]
         if INSERTED in vars(self.container):
             raise ValueError(f"where={path!r} holds units already: glore.remove(model) takes them out")
         if not self.blocks:
@@ -183,12 +182,14 @@ class _Place:
 
     def _indices(self, wanted: int | Iterable[int]) -> tuple[int, ...]:
         count = len(self.blocks)
+        if isinstance(wanted, bool) or not isinstance(wanted, Integral | Iterable):
+            raise ValueError(f"where={{{self.path!r}: {wanted!r}}} must be a number of units, or indices of blocks")
         try:
-            indices = spread(count, wanted) if isinstance(wanted, int) else tuple(wanted)
+            indices = tuple(wanted) if isinstance(wanted, Iterable) else spread(count, int(wanted))
         except ValueError as error:
             raise ValueError(f"where={{{self.path!r}: {wanted!r}}}: {error}") from None
         for index in indices:
-            if not isinstance(index, int) or not 0 <= index < count:
+            if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= index < count:
                 raise ValueError(
                     f"where={{{self.path!r}: {indices!r}}}: {index!r} is no index of its {count} blocks, "
                     f"0 to {count - 1}"
@@ -197,7 +198,7 @@ class _Place:
             raise ValueError(f"where={{{self.path!r}: {indices!r}}} names a block twice: name each once")
         return indices
 
-    def map_behind(self, index: int, calls: list[_Call]) -> Tensor:
+    def map_behind(self, index: int, calls: list[probe.Call]) -> Tensor:
         """The map that leaves a block, from the recorded calls, if a unit can stand there."""
         name, block = self.blocks[index]
         here = f"where={self.path!r}: no unit can stand behind block {name!r} ({type(block).__name__})"
@@ -224,7 +225,7 @@ class _Place:
         if not 3 <= features.dim() <= 5 or not features.is_floating_point():
             raise ValueError(f"{here}, because it returns no map (b, c, *space), but shape {tuple(features.shape)}")
         inside = {id(m) for _, neighbour in self.blocks[index : index + 2] for m in neighbour.modules()}
-        if _channels_last(features, [call for call in calls if id(call.module) in inside]):
+        if probe.channels_last(features, [call for call in calls if id(call.module) in inside]):
             raise ValueError(
                 f"{here}, because its layers read the last axis of {tuple(features.shape)} as channels: tokens or a "
                 f"channels-last map. Units take maps with channels first, (b, c, *space)"
@@ -233,101 +234,61 @@ class _Place:
 
     def thread(self, new: Mapping[int, nn.Module]) -> None:
         """Put each new unit behind the block of its index."""
-        children: dict[str, nn.Module | None] = {}
+        behind = {self.blocks[index][0]: unit for index, unit in new.items()}
         names = []
-        for index, (name, block) in enumerate(self.blocks):
-            children[name] = block
-            if index in new:
-                names.append(f"{name}_{re.sub('[123]d$', '', type(new[index]).__name__).lower()}")
-                children[names[-1]] = new[index]
-        _set_children(self.container, children)
-        setattr(self.container, INSERTED, tuple(names))
+        self.container._modules.clear()
+        for name, child in self.before.items():
+            self.container._modules[name] = child
+            if name in behind:
+                names.append(f"{name}_{re.sub('[123]d$', '', type(behind[name]).__name__).lower()}")
+                self.container._modules[names[-1]] = behind[name]
+        if names:
+            setattr(self.container, INSERTED, tuple(names))
+
+    def restore(self) -> None:
+        """Put the container back as it was."""
+        self.container._modules.clear()
+        self.container._modules.update(self.before)
+        vars(self.container).pop(INSERTED, None)
 
 
-def _set_children(container: nn.Module, children: Mapping[str, nn.Module | None]) -> None:
-    container._modules.clear()
-    container._modules.update(children)
-
-
-# layers that tell which axis they take for channels, by looking at what they are made for
-FIRST_AXIS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-LAST_AXIS = (nn.Linear, nn.LayerNorm)
-
-
-def _channels_last(features: Tensor, calls: Iterable[_Call]) -> bool:
-    """Whether the layers around a map take its last axis for channels, and none takes its second axis."""
-    readers = {
-        type(call.module)
-        for call in calls
-        if call.inputs and isinstance(call.inputs[0], Tensor) and call.inputs[0].shape == features.shape
-    }
-    reads_last = any(reader in LAST_AXIS for reader in readers)
-    return reads_last and not any(issubclass(reader, FIRST_AXIS) for reader in readers)
-
-
-@contextmanager
-def _recorded(modules: Iterable[nn.Module]) -> Iterator[list[_Call]]:
-    """Record each call of the modules, in the order in which they end."""
-    calls: list[_Call] = []
-
-    def record(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
-        calls.append(_Call(module, (*inputs, *keywords.values()), output))
-
-    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in set(modules)]
-    try:
-        yield calls
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; training flags and random state come back as they were."""
-    training = [(module, module.training) for module in model.modules()]
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
-    try:
-        for module, _ in training:
-            module.training = False  # not eval(): some layers do more there than set the flag
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        for module, flag in training:
-            module.training = flag
-
-
-def _probe(model: nn.Module, example: Tensor | tuple[Any, ...] | None) -> None:
-    with _evaluating(model):
-        example = _declared_example(model) if example is None else example
-        inputs = example if isinstance(example, tuple) else (example,)
+def _prove(
+    model: nn.Module,
+    places: list[_Place],
+    new: list[dict[int, nn.Module]],
+    inputs: tuple[Any, ...],
+    expected: Any,
+) -> None:
+    """Raise a ValueError unless every unit is reached, and the network as it was but for what the units do."""
+    cure = "name a container that runs its children one after the other, such as an nn.Sequential of blocks"
+    containers = ", ".join(f"{place.path!r} ({type(place.container).__name__})" for place in places)
+    with probe.recorded((module for units in new for module in units.values()), skip=True) as calls:
         try:
-            model(*inputs)
+            output = probe.run(model, inputs)
         except Exception as error:
-            shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in inputs)
-            raise ValueError(f"example: {type(model).__name__} does not run on input {shapes}: {error}") from error
-
-
-def _declared_example(model: nn.Module) -> Tensor:
-    """Random input of the size that the model itself declares, as timm's models do."""
-    declared = getattr(model, "pretrained_cfg", None) or {}
-    size = declared.get("input_size")
-    if size is None:
+            raise ValueError(
+                f"where: with units between the children of {containers}, {type(model).__name__} no longer runs "
+                f"({error}), because it counts or indexes them: {cure}"
+            ) from error
+    reached = {id(call.module) for call in calls}
+    for place, units in zip(places, new, strict=True):
+        if any(id(module) not in reached for module in units.values()):
+            raise ValueError(
+                f"where={place.path!r}: {type(place.container).__name__} does not run every child that it holds, "
+                f"so a unit would not be reached: {cure}"
+            )
+    if not probe.same(output, expected):
         raise ValueError(
-            f"example=None, and this {type(model).__name__} does not declare its input size: give an input for a "
-            f"probe, for example example=torch.zeros(1, 3, 224, 224)"
+            f"where: more children in {containers} change the output of {type(model).__name__} even if they do "
+            f"nothing, because it counts, indexes or sums up its children: {cure}"
         )
-    first = declared.get("first_conv")
-    if isinstance(first, str) and first in dict(model.named_modules()):
-        size = (getattr(model.get_submodule(first), "in_channels", size[0]), *size[1:])
-    parameter = next(p for p in model.parameters() if p.is_floating_point())
-    return torch.randn(1, *size, device=parameter.device, dtype=parameter.dtype)
 
 
 def _made(unit: Callable[[int], nn.Module], block: nn.Module, features: Tensor) -> nn.Module:
     """A new unit for a map, with its block's device, dtype and training flag."""
     like = next((p for p in block.parameters() if p.is_floating_point()), features)
     new = unit(features.shape[1]).to(device=like.device, dtype=like.dtype).train(block.training)
-    with _evaluating(new):
+    with probe.evaluating(new):
         out = new(features)
     if not isinstance(out, Tensor) or out.shape != features.shape:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
@@ -335,24 +296,3 @@ def _made(unit: Callable[[int], nn.Module], block: nn.Module, features: Tensor) 
             f"unit: {type(new).__name__} turns a map {tuple(features.shape)} into {shape}: the shape must stay"
         )
     return new
-
-
-# where a class comes from → what such a model is, and what to do first
-WRAPPERS = {
-    "torch._dynamo": "compiled: insert first, compile then",
-    "torch.nn.parallel": "wrapped for several devices: insert into model.module, or before wrapping",
-    "torch.distributed.fsdp": "sharded: insert first, shard then",
-    "torch.jit": "scripted or traced: insert first, script then",
-    "torch.ao": "quantised: insert first, quantise then",
-    "torchao": "quantised: insert first, quantise then",
-}
-
-
-def _refuse_wrapped(model: nn.Module) -> None:
-    for path, module in model.named_modules():
-        for kind in type(module).__mro__:
-            for origin, problem in WRAPPERS.items():
-                if f"{kind.__module__}.".startswith(f"{origin}."):
-                    raise ValueError(f"model: {path or type(module).__name__!r} is {problem}")
-        if module._compiled_call_impl is not None:
-            raise ValueError(f"model: {path or type(module).__name__!r} is {WRAPPERS['torch._dynamo']}")

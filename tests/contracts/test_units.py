@@ -1,6 +1,7 @@
 """Laws that every unit has to keep."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -113,10 +114,11 @@ def test_any_shape_comes_back(kind, options, cancelled, axes, batch, channels, s
 
 @EVERY_UNIT
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(kind, options, cancelled, dtype):
-    unit = live(make(kind, options)).eval()
+@pytest.mark.parametrize("training", [True, False])
+def test_autocast(kind, options, cancelled, dtype, training):
+    unit = live(make(kind, options)).train(training)
     x = torch.randn(2, 16, 6, 10)
-    expected = unit(x)
+    expected = copy.deepcopy(unit)(x)
     with torch.autocast("cpu", dtype=dtype):
         out = unit(x.to(dtype))
     assert relative(out.float(), expected) < 5e-2
@@ -149,6 +151,7 @@ def test_copies_and_state_dicts(kind, options, cancelled):
     x = torch.randn(2, 16, 6, 10)
     assert torch.equal(again(x), unit(x))
     assert torch.equal(copy.deepcopy(unit)(x), unit(x))
+    assert torch.equal(pickle.loads(pickle.dumps(unit))(x), unit(x))
 
 
 @EVERY_UNIT
@@ -182,6 +185,7 @@ def test_wrong_channels_are_named(kind, options, cancelled):
     [
         ("non_local", {"hidden": 0}, "hidden=0"),
         ("non_local", {"form": "gaussian"}, "form='gaussian' must be one of 'softmax', 'dot_product'"),
+        ("non_local", {"form": "dot_product", "scale": 2.0}, "scale=2.0 is for form='softmax'"),
         ("double_attention", {"states": 0}, "states=0"),
         ("double_attention", {"nodes": 0}, "nodes=0"),
         ("squeeze_excite", {"hidden": 0}, "hidden=0"),

@@ -71,6 +71,21 @@ def test_feature_extractor(kind, options, cancelled):
         torch.testing.assert_close(tensor, other.state_dict()[name])
 
 
+@EVERY_UNIT
+@pytest.mark.parametrize("training", [True, False])
+def test_a_symbolic_trace_follows_the_training_flag_of_later(kind, options, cancelled, training):
+    unit = live(make(kind, options)).train(training)
+    traced = torch.fx.symbolic_trace(copy.deepcopy(unit))
+    for later in (not training, training):
+        for module in (unit, traced):
+            module.train(later)
+        for shape in (LARGE, SMALL):
+            x = torch.randn(shape)
+            assert relative(traced(x), unit(x)) < 1e-4
+    for name, buffer in unit.named_buffers():
+        torch.testing.assert_close(traced.get_buffer(name), buffer)
+
+
 def test_inductor_agrees_where_a_compiler_is_installed():
     import shutil
 

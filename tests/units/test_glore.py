@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from glore import GloRe1d, GloRe2d, GloRe3d
 from glore.units import products
@@ -190,13 +191,15 @@ def test_a_norm_kept_in_evaluation_mode_keeps_its_statistics():
     torch.testing.assert_close(unit.norm.running_mean, oracle.norm.running_mean)
 
 
-def test_conversion_to_sync_batch_norm(order):
-    # evaluation mode only: several ranks need a GPU each
-    unit = live(GloRe2d(16).double()).eval()
+@pytest.mark.parametrize("training", [True, False])
+def test_conversion_to_sync_batch_norm(training, order):
+    # one process only: several ranks need a GPU each
+    unit = live(GloRe2d(16).double()).train(training)
     synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(unit))
     assert type(synced.norm) is nn.SyncBatchNorm
     x = torch.randn(2, 16, 6, 6, dtype=torch.double)
     assert relative(synced(x), unit(x)) < 1e-10
+    torch.testing.assert_close(synced.norm.running_var, unit.norm.running_var)
 
 
 def test_one_value_a_channel_has_no_variance(order):
@@ -236,23 +239,53 @@ def test_second_derivatives_are_right_or_raise(order):
     unit.train()
     if order == "direct":
         assert torch.autograd.gradgradcheck(functional(unit), (x, *parameters))
-    else:
-        (gradient,) = torch.autograd.grad(unit(x).square().sum(), x, create_graph=True)
-        with pytest.raises(RuntimeError, match="once_differentiable"):
-            gradient.square().sum().backward()
+        return
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), unit, nn.Conv2d(4, 4, 1)).double()
+    for twice in (
+        lambda: penalty(net, x).backward(),
+        lambda: torch.autograd.grad(penalty(net, x), net[0].weight),
+        lambda: torch.autograd.grad(penalty(net, x), net[2].weight),
+        lambda: torch.autograd.functional.hvp(lambda x: unit(x).square().sum(), x, torch.ones_like(x)),
+        lambda: torch.func.grad(lambda x: torch.func.grad(lambda x: stateless(unit)(x).pow(3).sum())(x).sum())(x),
+    ):
+        with pytest.raises(RuntimeError, match="differentiated once only: for second derivatives"):
+            twice()
 
 
-def test_functional_gradients():
-    unit = live(GloRe2d(16))
+def penalty(net, x):
+    (gradient,) = torch.autograd.grad(net(x).pow(3).sum(), x, create_graph=True)
+    return gradient.square().sum()
+
+
+def stateless(unit):
+    """The unit without running statistics, which torch.func does not let anyone move."""
+    unit = copy.deepcopy(unit)
+    unit.norm.track_running_stats = False
+    unit.norm.running_mean = unit.norm.running_var = unit.norm.num_batches_tracked = None
+    return unit
+
+
+def test_a_graph_for_second_derivatives_gives_the_same_first_ones():
+    unit = live(GloRe2d(8).double())
+    x = torch.randn(2, 8, 5, 5, dtype=torch.double, requires_grad=True)
+    kept = torch.autograd.grad(unit(x).pow(3).sum(), (x, *unit.parameters()), create_graph=True)
+    plain = torch.autograd.grad(unit(x).pow(3).sum(), (x, *unit.parameters()))
+    for a, b in zip(kept, plain, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_functional_gradients(training):
+    unit = live(GloRe2d(16)).train(training)
+    unit = stateless(unit) if training else unit
     x = torch.randn(2, 16, 6, 6)
     parameters = {name: p.detach() for name, p in unit.named_parameters()}
-    buffers = {name: b.clone() for name, b in unit.named_buffers()}
 
-    def loss(parameters, buffers):
-        return torch.func.functional_call(unit.eval(), (parameters, buffers), (x,)).square().sum()
+    def loss(parameters):
+        return torch.func.functional_call(unit, parameters, (x,)).square().sum()
 
-    gradients = torch.func.grad(loss)(parameters, buffers)
-    unit.eval()(x).square().sum().backward()
+    gradients = torch.func.grad(loss)(parameters)
+    unit(x).square().sum().backward()
     for name, p in unit.named_parameters():
         torch.testing.assert_close(gradients[name], p.grad)
 
@@ -292,11 +325,26 @@ def test_autocast_is_as_near_to_float32_as_the_direct_order_is(dtype, training, 
 def test_pooled_sums_do_not_overflow_in_half_precision(order):
     unit = GloRe2d(16).eval()
     nn.init.ones_(unit.norm.weight)
-    x = torch.full((1, 16, 64, 64), 30.0)
+    signs = torch.tensor([1.0, -1.0]).repeat(2048).reshape(64, 64)  # what varies over positions is what is summed up
+    x = 8 * signs * torch.sign(torch.randn(1, 16, 1, 1))
     with torch.autocast("cpu", dtype=torch.float16):
         out = unit(x.half())
     assert out.isfinite().all()
     assert relative(out.float() - x, unit(x) - x) < 1e-2
+
+
+def test_nearly_equal_nodes_do_not_make_a_negative_variance():
+    for seed in range(6):
+        torch.manual_seed(seed)
+        unit = GloRe1d(16, states=8, nodes=2, normalize=False)
+        with torch.no_grad():
+            unit.projection.weight[1] = unit.projection.weight[0] + 1e-4 * torch.randn(16, 1)
+            unit.graph_layers[0].nodes.weight[..., 0] = torch.tensor([[0.0, -2.0], [-2.0, 0.0]])
+            unit.norm.weight.fill_(1)
+        x = torch.randn(1, 16, 3136)
+        assert unit(x).isfinite().all()
+        assert unit.norm.running_var.isfinite().all()
+        assert (unit.norm.running_var >= 0).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -332,8 +380,33 @@ def test_a_map_with_odd_strides(order):
     agree(unit, torch.randn(16, 9, 3, 7, dtype=torch.double).permute(2, 0, 1, 3)[..., ::2])
 
 
-def test_an_empty_batch(order):
-    assert GloRe2d(16).eval()(torch.zeros(0, 16, 6, 6)).shape == (0, 16, 6, 6)
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch(training, order):
+    unit = live(GloRe2d(16)).train(training)
+    before = unit.norm.running_mean.clone()
+    out = unit(torch.zeros(0, 16, 6, 6))
+    assert out.shape == (0, 16, 6, 6)
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in unit.parameters())
+    assert unit.norm.running_mean.isfinite().all()
+    assert training or torch.equal(unit.norm.running_mean, before)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("change", [{"track_running_stats": False}, {"num_batches_tracked": None}])
+def test_a_norm_changed_later_is_followed(change, momentum, order):
+    unit = live(GloRe2d(16).double())
+    unit.norm.momentum = momentum
+    for name, value in change.items():
+        setattr(unit.norm, name, value)
+    oracle = copy.deepcopy(unit)
+    x = torch.randn(2, 16, 6, 6, dtype=torch.double)
+    for training in (True, False):
+        for norm in (unit, oracle):
+            norm.train(training)
+        assert relative(unit(x), direct_with(oracle, x)) < 1e-10
+    for name, buffer in oracle.named_buffers():
+        torch.testing.assert_close(unit.get_buffer(name), buffer)
 
 
 def test_copies_and_files_carry_everything(tmp_path):
@@ -380,8 +453,11 @@ def test_graph_layer_is_the_dense_formula():
     mixing = torch.eye(7, dtype=torch.double) - unit.adjacency()[0]
     expected = layer.states.weight[..., 0] @ torch.relu(v @ mixing.T + layer.nodes.bias)
     assert relative(layer(v), expected) < 1e-14
-    without_relu = layer.states.weight[..., 0] @ (v @ mixing.T)  # the paper's (I − A) V W, states first
-    assert relative(((mixing @ v.mT) @ layer.states.weight[..., 0].T).mT, without_relu) < 1e-14
+    # with the relu open and no bias it is the paper's (I − A) V W, nodes before states
+    nn.init.zeros_(layer.nodes.bias)
+    nn.init.uniform_(layer.nodes.weight, 0, 0.1)
+    mixing = torch.eye(7, dtype=torch.double) - unit.adjacency()[0]
+    assert relative(layer(v.abs()).mT, mixing @ v.abs().mT @ layer.states.weight[..., 0].T) < 1e-14
 
 
 def test_the_map_and_the_adjacency_can_be_read():
@@ -391,6 +467,12 @@ def test_the_map_and_the_adjacency_can_be_read():
     torch.testing.assert_close(unit.project(x), unit.projection(x))
     assert unit.adjacency().shape == (2, 3, 3)
     torch.testing.assert_close(unit.adjacency()[1], -unit.graph_layers[1].nodes.weight[..., 0])
+
+
+def test_a_pruned_graph_layer_shows_its_adjacency():
+    unit = GloRe2d(16)
+    prune.l1_unstructured(unit.graph_layers[0].nodes, "weight", amount=0.5)
+    assert (unit.adjacency() == 0).sum() == 8
 
 
 def test_sizes_default_to_half_and_a_quarter():

@@ -97,6 +97,13 @@ def test_state_dicts_that_do_not_fit():
         from_official(state)
 
 
+def test_another_layer_of_that_name_stays():
+    state = {f"unit.{key}": value for key, value in Published(8, 2).state_dict().items()}
+    names = from_official({"conv_proj.weight": torch.zeros(4, 3, 16, 16), **state})
+    assert "conv_proj.weight" in names
+    assert "unit.projection.weight" in names
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("fresh", [True, False])
 def test_adopt_keeps_everything(training, fresh):
@@ -162,6 +169,29 @@ def test_adopt_refuses_what_computes_something_else(normalize):
         adopt(model)
     assert type(model[0]) is Published
     assert all(module.training for module in model.modules())
+
+
+class Doubles(Published):
+    def forward(self, x):
+        out = super().forward(x)
+        return 2 * out if self.training else out
+
+
+def test_adopt_refuses_what_it_would_lose():
+    with pytest.raises(ValueError, match="'0' is not the published unit"):
+        adopt(nn.Sequential(Doubles(16, 4)))
+    model = Published(16, 4)
+    model.drop = nn.Dropout()
+    with pytest.raises(ValueError, match="Published has more in it than the published module: drop"):
+        adopt(model)
+    model = Published(16, 4)
+    model.scale = nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="more in it than the published module: scale"):
+        adopt(model)
+    model = Published(16, 4)
+    model.register_forward_hook(lambda *_: None)
+    with pytest.raises(ValueError, match="more in it than the published module: 1 hooks"):
+        adopt(model)
 
 
 def test_adopt_refuses_what_holds_nothing():

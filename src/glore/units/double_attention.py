@@ -31,6 +31,8 @@ class DoubleAttention(Unit):
     branch ends in a batch norm whose weight starts at zero, so that a fresh block is the identity like its rivals here.
 
     Example:
+        >>> import torch
+        >>> from glore.units import DoubleAttention2d
         >>> x = torch.randn(2, 64, 7, 7)
         >>> torch.equal(DoubleAttention2d(64)(x), x)
         True
@@ -47,7 +49,7 @@ class DoubleAttention(Unit):
         self.norm = self.zero_start_norm()
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
-        self.flat(x)
+        self.check(x)
         gather = self.gather(x).flatten(2).softmax(2)  # (b, n, l)
         distribute = self.distribute(x).flatten(2).softmax(1)  # (b, n, l)
         descriptors = torch.bmm(self.features(x).flatten(2), gather.mT)  # (b, s, n)

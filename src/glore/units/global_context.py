@@ -34,6 +34,8 @@ class GlobalContext(Unit):
     Source: equation 5 and figure 4d, with the published ratio of 16, layer norm in the bottleneck.
 
     Example:
+        >>> import torch
+        >>> from glore.units import GlobalContext2d
         >>> x = torch.randn(2, 64, 7, 7)
         >>> torch.equal(GlobalContext2d(64)(x), x)
         True
@@ -53,7 +55,8 @@ class GlobalContext(Unit):
             nn.init.zeros_(self.expand.bias)
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
-        flat = self.flat(x)  # (b, c, l)
+        self.check(x)
+        flat = x.flatten(2)  # (b, c, l)
         weights = self.attention(x).flatten(2).softmax(-1)  # (b, 1, l)
         context = torch.bmm(flat, weights.mT)[..., 0]  # (b, c)
         hidden = torch.relu(self.norm(self.reduce(context)))  # (b, h)

@@ -69,6 +69,8 @@ class GloRe(Unit):
     The products run in the cheap order of `glore.units.products` wherever that saves multiply-adds.
 
     Example:
+        >>> import torch
+        >>> from glore.units import GloRe2d
         >>> unit = GloRe2d(64)
         >>> x = torch.randn(2, 64, 14, 14)
         >>> torch.equal(unit(x), x)
@@ -91,16 +93,16 @@ class GloRe(Unit):
         self.n_nodes = whole("nodes", max(1, channels // 4) if nodes is None else nodes)
         whole("graph_layers", graph_layers)
         self.normalize = normalize
-        self.projection = self.conv(channels, self.n_nodes)
         self.state = self.conv(channels, self.n_states)
+        self.projection = self.conv(channels, self.n_nodes)
         self.graph_layers = nn.Sequential(*(GraphConvolution(self.n_states, self.n_nodes) for _ in range(graph_layers)))
         self.extend = self.conv(self.n_states, channels, bias=False)
         self.norm = self.zero_start_norm(eps=1e-4)
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
-        flat = self.flat(x)  # (b, c, l)
-        if self._folds(flat):
-            return self._folded(flat, x.shape[2:])
+        self.check(x)
+        if self._folds(x):
+            return self._folded(x.flatten(2), x.shape[2:])
         p = self.projection(x).flatten(2)  # (b, n, l)
         scale = 1 / p.shape[-1] if self.normalize else 1.0
         v = products.scaled_product(self.state(x).flatten(2), p.mT, scale)  # (b, s, n)
@@ -108,15 +110,16 @@ class GloRe(Unit):
         y = torch.bmm(z, p).unflatten(2, x.shape[2:])  # (b, s, *space)
         return x + self.norm(self.extend(y))  # (b, c, *space)
 
-    def _folds(self, x: Float[Tensor, "b c l"]) -> bool:
+    def _folds(self, x: Float[Tensor, "b c *space"]) -> bool:
         as_made = (
             products.plain(self.projection, bias=True)
             and products.plain(self.state, bias=True)
             and products.plain(self.extend, bias=False)
         )
-        return as_made and products.folds(
-            x.shape[-1], self.channels, self.n_states, self.n_nodes, training=self.training
-        )
+        if not as_made or products.symbolic(x):
+            return as_made
+        sizes = x.shape[2:].numel(), self.channels, self.n_states, self.n_nodes
+        return x.shape[0] > 0 and products.folds(*sizes, training=self.training)
 
     def _folded(self, x: Float[Tensor, "b c l"], space: torch.Size) -> Float[Tensor, "b c *space"]:
         """The same function in the cheap order: it forms no map of (s, l), and keeps none but P for the backward."""
@@ -124,17 +127,20 @@ class GloRe(Unit):
         bp, bs = self.projection.bias, self.state.bias
         assert bp is not None
         assert bs is not None
-        x, p, mean_p, pooled = products.pool(x, wp, bp, lean=self.training)
+        traced = isinstance(x, torch.fx.Proxy)  # a symbolic trace has to follow the training flag of later
+        x, p, mean_p, pooled = products.pool(x, wp, bp, lean=self.training and not traced)
         pooled_bias = bs[:, None] * mean_p[:, None].to(ws.dtype)  # (b, s, n)
         v = torch.baddbmm(pooled_bias, ws.expand(x.shape[0], -1, -1), pooled.to(ws.dtype))  # (b, s, n)
         z = self.graph_layers(v if self.normalize else v * x.shape[-1])  # (b, s, n)
         norm = self.norm
-        if not products.plain(norm, bias=True):
+        if traced or not products.plain(norm, bias=True):
             y = products.broadcast(p, mean_p, z, we)  # (b, c, l)
             return x.unflatten(2, space) + norm(y.unflatten(2, space))
+        running: tuple[Tensor | None, ...] = (None, None, None)
+        if norm.track_running_stats or not norm.training:
+            running = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
         out = residual_norm.add_batch_normed(
-            *(x, p, mean_p, z, we, norm.weight, norm.bias),
-            *(norm.running_mean, norm.running_var, norm.num_batches_tracked),
+            *(x, p, mean_p, z, we, norm.weight, norm.bias, *running),
             training=norm.training,
             momentum=norm.momentum,
             eps=norm.eps,
@@ -143,12 +149,13 @@ class GloRe(Unit):
 
     def project(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b n *space"]:
         """The projection map P: with what weight each position goes to each node, and comes back from it."""
-        self.flat(x)
+        self.check(x)
         return self.projection(x)
 
     def adjacency(self) -> Float[Tensor, "g n n"]:
-        """The learned adjacency of each graph layer, A = −Wn: row i says which nodes j are taken from node i."""
-        return torch.stack([-layer.get_parameter("nodes.weight")[..., 0] for layer in self.graph_layers])
+        """The learned adjacency of each graph layer, A = −Wn: A_ij is how much of node j is subtracted from node i."""
+        layers = (layer for layer in self.graph_layers if isinstance(layer, GraphConvolution))
+        return torch.stack([-layer.nodes.weight[..., 0] for layer in layers])
 
     def extra_repr(self) -> str:
         return (

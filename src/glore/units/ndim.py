@@ -57,25 +57,25 @@ class Unit(nn.Module):
         nn.init.zeros_(norm.weight)
         return norm
 
-    def flat(self, x: Tensor) -> Tensor:
-        """Check a map `(b, c, *space)` and fold its space into positions: `(b, c, l)`.
+    def check(self, x: Tensor) -> None:
+        """Check that the unit was made for a map of this shape.
 
         Raises:
-            ValueError: the map has another number of axes or of channels than the unit was made for.
+            ValueError: the map has another number of axes or of channels.
         """
-        if not isinstance(x, torch.fx.Proxy):  # a symbolic trace has no shapes to look at
-            expected = LAYERS[self.space_axes].shape
-            if x.dim() != self.space_axes + 2:
-                raise ValueError(
-                    f"{type(self).__name__} takes maps {expected}, not a tensor of shape {tuple(x.shape)}: "
-                    f"choose the unit whose name ends in the number of space axes"
-                )
-            if x.shape[1] != self.channels:
-                raise ValueError(
-                    f"this {type(self).__name__} was made for channels={self.channels}, but the map {expected} has "
-                    f"shape {tuple(x.shape)}: make the unit with channels={x.shape[1]}"
-                )
-        return x.flatten(2)
+        if isinstance(x, torch.fx.Proxy):  # a symbolic trace has no shapes to look at
+            return
+        expected = LAYERS[self.space_axes].shape
+        if x.dim() != self.space_axes + 2:
+            raise ValueError(
+                f"{type(self).__name__} takes maps {expected}, not a tensor of shape {tuple(x.shape)}: "
+                f"choose the unit whose name ends in the number of space axes"
+            )
+        if x.shape[1] != self.channels:
+            raise ValueError(
+                f"this {type(self).__name__} was made for channels={self.channels}, but the map {expected} has "
+                f"shape {tuple(x.shape)}: make the unit with channels={x.shape[1]}"
+            )
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}"

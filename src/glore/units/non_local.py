@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -38,6 +37,8 @@ class NonLocal(Unit):
     Source: equations 1 to 6 and section 3.3; the norm behind the last convolution and its zero start from section 4.1.
 
     Example:
+        >>> import torch
+        >>> from glore.units import NonLocal2d
         >>> x = torch.randn(2, 64, 7, 7)
         >>> torch.equal(NonLocal2d(64)(x), x)
         True
@@ -54,6 +55,8 @@ class NonLocal(Unit):
         super().__init__(channels)
         hidden = whole("hidden", max(1, channels // 2) if hidden is None else hidden)
         self.form = one_of("form", form, ("softmax", "dot_product"))
+        if form == "dot_product" and scale != 1:
+            raise ValueError(f"scale={scale} is for form='softmax': the dot-product form is divided by the positions")
         self.scale = scale
         self.theta = self.conv(channels, hidden)
         self.phi = self.conv(channels, hidden)
@@ -64,7 +67,7 @@ class NonLocal(Unit):
             nn.init.normal_(conv.weight, std=0.01)
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
-        self.flat(x)
+        self.check(x)
         theta, phi, g = (conv(x).flatten(2) for conv in (self.theta, self.phi, self.g))  # (b, h, l)
         if self.form == "softmax":
             # the fast kernels want positions-major and contiguous; otherwise they keep an (l, l) map
@@ -72,7 +75,7 @@ class NonLocal(Unit):
             y = F.scaled_dot_product_attention(q, k, v, scale=self.scale)[:, 0].mT  # (b, h, l)
             branch = self.extend(y.unflatten(2, x.shape[2:]))  # (b, c, *space)
         else:
-            summary = torch.bmm(g, phi.mT) / theta.shape[-1]  # (b, h, h)
+            summary = products.scaled_product(g, phi.mT, 1 / theta.shape[-1])  # (b, h, h)
             branch = products.conv_of_product(self.extend, summary, theta, x.shape[2:])  # (b, c, *space)
         return x + self.norm(branch)  # (b, c, *space)
 

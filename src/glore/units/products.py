@@ -12,6 +12,8 @@ Source: Chen et al., "Graph-Based Global Reasoning Networks", CVPR 2019, equatio
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, get_args
 
@@ -19,7 +21,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import flop_registry
 
 from glore.units.ndim import BatchNorm, Conv
@@ -31,13 +32,14 @@ def folds(positions: int, channels: int, states: int, nodes: int, *, training: b
     In multiply-adds, `l (c s + c n + s n)` stands against `l · 2 c n + c s n` on the pooling side, and `l (s n + s c)`
     against `l c n + c s n` on the broadcasting side. Both tip at the same l, c/3 at the default widths. Training
     computes more small matrices, `c s n` and the like, and tips at half as much again (docs/results.md has the times).
-    Where shapes are symbols (`torch.fx.symbolic_trace`, `torch.export`) the answer is always yes: it holds for every
-    size.
     """
-    if isinstance(positions, torch.fx.Proxy) or torch.compiler.is_exporting():
-        return True
     small = channels * states * nodes * (1.5 if training else 1)
     return positions * (channels * states + states * nodes - channels * nodes) > small
+
+
+def symbolic(x: Tensor) -> bool:
+    """Whether sizes are symbols, as in `torch.fx.symbolic_trace` and `torch.export`: then none can decide anything."""
+    return isinstance(x, torch.fx.Proxy) or torch.compiler.is_exporting()
 
 
 # torch's counter of operations knows these but not in place, and would count our units for less than they do
@@ -53,7 +55,8 @@ def plain(layer: nn.Module, *, bias: bool | None = None) -> bool:
 
     A subclass, a parametrisation, a hook or a replaced `forward` (LoRA, quantisation, counters) is not plain: such
     a layer has to be called, its weights alone do not say what it computes. Nor is a convolution that looks at more
-    than one position, or a norm in evaluation mode that keeps no statistics.
+    than one position, or a norm in evaluation mode that keeps no statistics. Hooks on all modules at once
+    (`torch.nn.modules.module.register_module_forward_hook`) do not count: torch's own counter of operations sets one.
 
     Args:
         layer: a child of a unit.
@@ -95,7 +98,7 @@ def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     return x if dtype is None else x.to(dtype)
 
 
-def exact(x: Tensor) -> torch.dtype:
+def stats_dtype(x: Tensor) -> torch.dtype:
     """The type of sums over positions and of norm statistics: float32, or float64 for a float64 map."""
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -104,7 +107,7 @@ def scaled_product(
     a: Float[Tensor, "b i j"], b: Float[Tensor, "b j k"], scale: float | torch.SymFloat
 ) -> Float[Tensor, "b i k"]:
     """`scale · a b`, scaled before the float32 sums are rounded: in half precision only the result has to fit."""
-    return torch.baddbmm(a[..., :1], a, b, beta=0, alpha=scale)
+    return torch.baddbmm(a.detach()[..., :1], a, b, beta=0, alpha=scale)  # beta=0 leaves out the first
 
 
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
@@ -146,7 +149,7 @@ def pool(
 
 
 def _pool(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    stats = exact(x)
+    stats = stats_dtype(x)
     with as_typed(x):
         mean_x = x.mean(-1, dtype=stats)  # (b, c)
         slope = mean_x @ weight.to(stats).mT  # (b, n)
@@ -156,6 +159,45 @@ def _pool(x: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype | None) ->
         pooled = scaled_product(x, centred.mT, 1 / x.shape[-1])  # (b, c, n)
         pooled = pooled.to(stats).addcmul_(mean_x[..., None], mean_p[:, None])
     return centred, mean_p, pooled, mean_x
+
+
+class _Once(Function):
+    """Hands on gradients, the first `count` of its tensors; the rest is what they were made of, there to be reached."""
+
+    @staticmethod
+    def forward(count: int, *parts: Tensor) -> tuple[Tensor, ...]:
+        return tuple(part.view_as(part) for part in parts[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            "a GloRe unit in training mode can be differentiated once only: for second derivatives put it into "
+            "evaluation mode, or register a hook on one of its convolutions, which sends it through the direct order"
+        )
+
+
+def once(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tuple[Tensor | None, ...]]:
+    """Make a backward raise when it is itself differentiated.
+
+    torch's own `once_differentiable` cuts the graph instead, so that `torch.autograd.grad` and `torch.func` get second
+    derivatives without this share, and no error.
+    """
+
+    @functools.wraps(backward)
+    def guarded(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        with torch.no_grad():
+            results = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return results
+        made = [result for result in results if result is not None]
+        handed = iter(_Once.apply(len(made), *made, *grads, *ctx.saved_tensors))
+        return tuple(None if result is None else next(handed) for result in results)
+
+    return guarded
 
 
 class _LeanPool(Function):
@@ -175,7 +217,7 @@ class _LeanPool(Function):
         ctx.save_for_backward(x, weight, centred, mean_p, mean_x)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         d_residual, d_centred, d_mean_p, d_pooled, _ = grads
         x, weight, centred, mean_p, mean_x = ctx.saved_tensors
@@ -212,9 +254,12 @@ def conv_of_product(
     conv: nn.Module, nodes: Float[Tensor, "b s n"], p: Float[Tensor, "b n l"], space: torch.Size
 ) -> Float[Tensor, "b c *space"]:
     """A convolution of kernel 1 over `Z P`: as `(W Z) P` where that is cheaper and the convolution is plain."""
-    states, count = nodes.shape[1], nodes.shape[2]
-    if not (plain(conv) and isinstance(conv, Conv) and folds(p.shape[2], conv.out_channels, states, count)):
-        return conv(torch.bmm(nodes, p).unflatten(2, space))
-    folded = times(conv.weight.flatten(1), nodes)  # (b, c, n)
-    y = torch.bmm(folded, p) if conv.bias is None else torch.baddbmm(conv.bias[:, None], folded, p)
-    return y.unflatten(2, space)
+    if (
+        plain(conv)
+        and isinstance(conv, Conv)
+        and (symbolic(p) or folds(p.shape[2], conv.out_channels, nodes.shape[1], nodes.shape[2]))
+    ):
+        folded = times(conv.weight.flatten(1), nodes)  # (b, c, n)
+        y = torch.bmm(folded, p) if conv.bias is None else torch.baddbmm(conv.bias[:, None], folded, p)
+        return y.unflatten(2, space)
+    return conv(torch.bmm(nodes, p).unflatten(2, space))

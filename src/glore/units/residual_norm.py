@@ -14,12 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
-from glore.units.products import add_product_, as_typed, sum_samples, times
+from glore.units.products import add_product_, as_typed, once, sum_samples, times
 
 
-@torch.fx.wrap
 def add_batch_normed(
     x: Float[Tensor, "b c l"],
     centred: Float[Tensor, "b n l"],
@@ -47,7 +45,7 @@ def add_batch_normed(
         norm_weight: the norm's weight.
         norm_bias: the norm's bias.
         running_mean: the norm's statistics, used in evaluation mode and moved in training mode as torch's own norm
-            does; there, None where it keeps none.
+            does; there, None where they shall not move.
         running_var: likewise.
         num_batches_tracked: likewise.
         training: take the statistics of this batch.
@@ -71,9 +69,12 @@ def add_batch_normed(
     if values == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
     out, mean, variance, _ = _LeanBatchNorm.apply(x, centred, mean_p, nodes, weight, norm_weight, norm_bias, eps)
-    if running_mean is not None and running_var is not None and num_batches_tracked is not None:
+    if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
-        share = 1 / num_batches_tracked.to(mean.dtype) if momentum is None else torch.full_like(mean[0], momentum)
+    if running_mean is not None and running_var is not None:
+        share = torch.full_like(mean[0], momentum or 0.0)
+        if momentum is None and num_batches_tracked is not None:
+            share = 1 / num_batches_tracked.to(mean.dtype)
         unbiased = variance * (values / (values - 1))
         running_mean.lerp_(mean.to(running_mean.dtype), share.to(running_mean.dtype))
         running_var.lerp_(unbiased.to(running_var.dtype), share.to(running_var.dtype))
@@ -81,7 +82,10 @@ def add_batch_normed(
 
 
 class _Moments:
-    """Mean and variance of the norm's input `M P`, and the matrices on the way; `m` is the samples' mean about it."""
+    """Mean and variance of the norm's input `M P`, and what they are made of.
+
+    `m` is M; `offset` is how far each sample's mean lies from the batch's; `mc` is M C.
+    """
 
     def __init__(self, covariance: Tensor, mean_p: Tensor, nodes: Tensor, weight: Tensor, dtype: torch.dtype) -> None:
         self.m = times(weight.to(dtype), nodes.to(dtype)).to(mean_p.dtype)  # (b, c, n)
@@ -89,7 +93,8 @@ class _Moments:
         self.mean = means.mean(0)  # (c)
         self.offset = means - self.mean  # (b, c)
         self.mc = torch.bmm(self.m, covariance)  # (b, c, n)
-        self.variance = ((self.mc * self.m).sum(-1) + self.offset.square()).mean(0)  # (c)
+        within = (self.mc * self.m).sum(-1).clamp_min(0)  # (b, c), and never below zero by rounding
+        self.variance = (within + self.offset.square()).mean(0)  # (c)
 
 
 class _LeanBatchNorm(Function):
@@ -124,7 +129,7 @@ class _LeanBatchNorm(Function):
         ctx.save_for_backward(centred, mean_p, nodes, weight, norm_weight, covariance)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_out = grads[0]
         centred, mean_p, nodes, weight, norm_weight, covariance = ctx.saved_tensors

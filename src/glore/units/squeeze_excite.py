@@ -30,6 +30,8 @@ class SqueezeExcite(Unit):
     Source: equations 2 to 4, with biases, and the paper's reduction of 16.
 
     Example:
+        >>> import torch
+        >>> from glore.units import SqueezeExcite2d
         >>> SqueezeExcite2d(64)(torch.ones(2, 64, 7, 7)).shape
         torch.Size([2, 64, 7, 7])
     """
@@ -41,7 +43,8 @@ class SqueezeExcite(Unit):
         self.excite = nn.Linear(hidden, channels)
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
-        flat = self.flat(x)  # (b, c, l)
+        self.check(x)
+        flat = x.flatten(2)  # (b, c, l)
         hidden = torch.relu(self.squeeze(flat.mean(-1)))  # (b, h)
         gate = torch.sigmoid(self.excite(hidden))  # (b, c)
         return (flat * gate[..., None]).unflatten(2, x.shape[2:])  # (b, c, *space)

@@ -6,6 +6,7 @@ Source: the code released with the paper, where a unit's children are called `co
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from glore.units.glore import GloRe
 Model = TypeVar("Model", bound=nn.Module)
 
 # their layer → ours
-LAYERS = {
+NAMES = {
     "conv_state": "state",
     "conv_proj": "projection",
     "gcn.conv1": "graph_layers.0.nodes",
@@ -33,8 +34,8 @@ NEEDED = (
     *("conv_state.weight", "conv_state.bias", "conv_proj.weight", "conv_proj.bias", "gcn.conv1.weight"),
     *("gcn.conv1.bias", "gcn.conv2.weight", "conv_extend.weight", "blocker.weight", "blocker.bias"),
 )
-KEY = re.compile(rf"(?P<unit>(?:.*\.)?)(?P<layer>{'|'.join(map(re.escape, LAYERS))})\.(?P<name>[a-z_]+)")
-UNITS = {nn.Conv1d: GloRe1d, nn.Conv2d: GloRe2d, nn.Conv3d: GloRe3d}
+KEY = re.compile(rf"(?P<unit>(?:.*\.)?)(?P<layer>{'|'.join(map(re.escape, NAMES))})\.(?P<name>[a-z_]+)")
+KINDS = {nn.Conv1d: GloRe1d, nn.Conv2d: GloRe2d, nn.Conv3d: GloRe3d}
 
 
 def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,20 +60,26 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     keys = {key: key.removeprefix("module.") for key in state_dict}
     matches = {key: match for key, short in keys.items() if (match := KEY.fullmatch(short))}
+    layers: dict[str, set[str]] = {}
+    for match in matches.values():
+        layers.setdefault(match["unit"], set()).add(match["layer"])
+    for unit in [unit for unit, found in layers.items() if len(found) == 1]:  # some other network's conv_proj, say
+        del layers[unit]
+    matches = {key: match for key, match in matches.items() if match["unit"] in layers}
     if not matches:
         raise ValueError(
             f"state_dict has {len(keys)} keys, but none of a published GloRe unit, such as 'conv_state.weight': "
             f"give the published network's own state dict (for a checkpoint, its 'state_dict' entry)"
         )
     found = set(keys.values())
-    for unit in {match["unit"] for match in matches.values()}:
+    for unit in layers:
         missing = [key for key in NEEDED if unit + key not in found]
         if missing:
             raise ValueError(f"state_dict: the published unit {unit or 'at the root'!r} lacks {', '.join(missing)}")
     return {
-        f"{match['unit']}{LAYERS[match['layer']]}.{match['name']}"
-        if (match := matches.get(key))
-        else short: state_dict[key]
+        f"{match['unit']}{NAMES[match['layer']]}.{match['name']}" if (match := matches.get(key)) else short: state_dict[
+            key
+        ]
         for key, short in keys.items()
     }
 
@@ -80,9 +87,10 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def adopt(model: Model) -> Model | GloRe:
     """Swap each published GloRe module of a network for ours, in place, keeping its very weights.
 
-    Parameters stay the same objects, so that an optimiser, tied weights and `requires_grad` go on as they were; κ,
-    device, dtype and training mode are kept too. Before it returns, each new unit is held against the old one on random
-    features, large and small, up to the branch's last norm; if one differs, all is put back.
+    Parameters stay the same objects, in the same order, so that an optimiser, tied weights and `requires_grad` go on as
+    they were; κ, device, dtype and training mode are kept too. Before anything is swapped, a copy of each unit is held
+    against ours on random features, large and small, in evaluation and in training mode, up to the branch's last norm.
+    Keys of the state dict become ours: `from_official` renames those of older files.
 
     Args:
         model: a network that holds published modules, or such a module itself.
@@ -91,7 +99,8 @@ def adopt(model: Model) -> Model | GloRe:
         The network; or the new unit, where the model is itself a published module.
 
     Raises:
-        ValueError: there is no published module in the network, or one computes something else than as published.
+        ValueError: there is no published module in the network; or one has more in it than the published module has
+            (children, parameters, hooks), or computes something else. Nothing is changed then.
 
     Example:
         >>> model = glore.adopt(model)  # doctest: +SKIP
@@ -119,25 +128,38 @@ def adopt(model: Model) -> Model | GloRe:
     return ours.get(id(model), model)
 
 
+CHILDREN = {"conv_state", "conv_proj", "gcn", "conv_extend", "blocker"}
+
+
 def _is_published(module: nn.Module) -> bool:
-    children = {"conv_state", "conv_proj", "gcn", "conv_extend", "blocker"}
-    return children <= set(module._modules) and hasattr(module, "normalize")
+    return set(module._modules) >= CHILDREN and hasattr(module, "normalize")
 
 
 def _rebuilt(theirs: nn.Module) -> GloRe:
     """Our unit around the published module's own layers."""
+    more = [*(set(theirs._modules) - CHILDREN), *theirs._parameters, *theirs._buffers]
+    more += [f"{len(hooks)} hooks" for hooks in (theirs._forward_hooks, theirs._forward_pre_hooks) if hooks]
+    if more:
+        raise ValueError(
+            f"model: a {type(theirs).__name__} has more in it than the published module: {', '.join(sorted(more))}. "
+            f"Take that out first, or put the unit in by hand"
+        )
     convs = [theirs.get_submodule(name) for name in ("conv_state", "conv_proj", "conv_extend")]
-    kind = next((unit for conv, unit in UNITS.items() if all(isinstance(layer, conv) for layer in convs)), None)
+    kind = next((unit for conv, unit in KINDS.items() if all(isinstance(layer, conv) for layer in convs)), None)
     if kind is None:
         names = ", ".join(type(layer).__name__ for layer in convs)
         raise ValueError(
             f"model: conv_state, conv_proj and conv_extend are {names}: they must be of one kind of nn.Conv"
         )
-    states, channels = theirs.get_parameter("conv_state.weight").shape[:2]
-    nodes = theirs.get_parameter("conv_proj.weight").shape[0]
+    state, projection, _ = (layer for layer in convs if isinstance(layer, nn.modules.conv._ConvNd))
     with torch.device("meta"):
-        ours = kind(channels, states=states, nodes=nodes, normalize=bool(theirs.normalize))
-    for published, name in LAYERS.items():
+        ours = kind(
+            state.in_channels,
+            states=state.out_channels,
+            nodes=projection.out_channels,
+            normalize=bool(theirs.normalize),
+        )
+    for published, name in NAMES.items():
         parent, _, child = name.rpartition(".")
         setattr(ours.get_submodule(parent), child, theirs.get_submodule(published))
     for module in (ours, ours.graph_layers, ours.graph_layers[0]):
@@ -150,30 +172,34 @@ def _difference(theirs: nn.Module, ours: GloRe) -> tuple[float, float]:
 
     The norm's input is compared too, because behind a norm that still starts at zero all units look alike.
     """
-    weight = theirs.get_parameter("conv_state.weight")
+    theirs, ours = copy.deepcopy((theirs, ours))  # they share their layers, and the copies theirs
+    like = next(theirs.parameters())
     generator = torch.Generator().manual_seed(0)
-    sizes = (2, math.ceil((4 * ours.channels) ** (1 / ours.space_axes)))  # on both sides of the cheap order's threshold
-    training = [(module, module.training) for unit in (theirs, ours) for module in unit.modules()]
-    reached: list[Tensor] = []
     differences = []
-    try:
-        for module, _ in training:
-            module.training = False
-        for size in sizes:
-            x = torch.randn(1, ours.channels, *[size] * ours.space_axes, generator=generator).to(weight)
-            with torch.no_grad():
-                pairs = [(ours(x), theirs(x))]
-                hook = theirs.get_submodule("blocker").register_forward_pre_hook(
-                    lambda _, inputs: reached.append(inputs[0])
-                )
-                try:
-                    ours(x), theirs(x)
-                finally:
-                    hook.remove()
-            pairs.append((reached[-2], reached[-1]))
-            differences += [float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs]
-    finally:
-        for module, flag in training:
-            module.training = flag
-    exact = {torch.float64: 1e-9, torch.float32: 1e-4 if weight.device.type == "cpu" else 1e-2}
-    return max(differences, key=lambda d: (math.isnan(d), d)), exact.get(weight.dtype, 5e-2)
+    for size in (
+        2,
+        math.ceil((4 * ours.channels) ** (1 / ours.space_axes)),
+    ):  # on both sides of the cheap order's start
+        x = torch.randn(2, ours.channels, *[size] * ours.space_axes, generator=generator).to(like)
+        for training in (False, True):
+            outputs = [_branch_and_output(unit.train(training), x) for unit in (ours, theirs)]
+            differences += [
+                float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in zip(*outputs, strict=True)
+            ]
+    exact = {torch.float64: 1e-9, torch.float32: 1e-4 if like.device.type == "cpu" else 1e-2}
+    return max(differences, key=lambda d: (math.isnan(d), d)), exact.get(like.dtype, 5e-2)
+
+
+def _branch_and_output(unit: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What reaches the unit's last norm, and its output with and without somebody looking."""
+    reached: list[Tensor] = []
+    norm = unit.norm if isinstance(unit, GloRe) else unit.get_submodule("blocker")
+    with torch.no_grad(), torch.random.fork_rng(devices={x.device} if x.is_cuda else ()):
+        torch.manual_seed(0)
+        alone = unit(x)
+        hook = norm.register_forward_pre_hook(lambda _, inputs: reached.append(inputs[0]))
+        try:
+            watched = unit(x)
+        finally:
+            hook.remove()
+    return reached[0], alone, watched

@@ -1,0 +1,131 @@
+"""Run a network once, touching nothing, and see what its modules hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+Example = Tensor | tuple[Any, ...] | None
+
+
+class Call(NamedTuple):
+    """One call of a module: all that it took, by position or by name, and what it returned."""
+
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    output: Any
+
+
+@contextmanager
+def recorded(modules: Iterable[nn.Module], *, skip: bool = False) -> Iterator[list[Call]]:
+    """Record each call of the modules, in the order in which they end.
+
+    Args:
+        modules: which modules.
+        skip: let each module return its first input instead of its output.
+    """
+    calls: list[Call] = []
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
+        calls.append(Call(module, (*inputs, *keywords.values()), output))
+        return inputs[0] if skip else None
+
+    hooks = [module.register_forward_hook(record, with_kwargs=True) for module in set(modules)]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; training flags and random state come back as they were."""
+    training = [(module, module.training) for module in model.modules()]
+    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    try:
+        for module, _ in training:
+            module.training = False  # not eval(): some layers do more there than set the flag
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+
+
+def run(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    """The network's output."""
+    with evaluating(model):
+        return model(*inputs)
+
+
+def inputs_for(model: nn.Module, example: Example) -> tuple[Any, ...]:
+    """The arguments in `example`, or random ones of the size that the model itself declares, as timm's models do."""
+    if example is not None:
+        return example if isinstance(example, tuple) else (example,)
+    declared = getattr(model, "pretrained_cfg", None) or {}
+    size = declared.get("input_size")
+    if size is None:
+        raise ValueError(
+            f"example=None, and this {type(model).__name__} does not declare its input size: give an input for a "
+            f"probe, for example example=torch.zeros(1, 3, 224, 224)"
+        )
+    first = declared.get("first_conv")  # made for another number of channels, it is right and the size is not
+    if isinstance(first, str) and first in dict(model.named_modules()):
+        size = (getattr(model.get_submodule(first), "in_channels", size[0]), *size[1:])
+    parameter = next(p for p in model.parameters() if p.is_floating_point())
+    with evaluating(model):
+        return (torch.randn(1, *size, device=parameter.device, dtype=parameter.dtype),)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two outputs of a network, of any structure, agree but for what a device's choice of kernels changes."""
+    pairs = list(zip(tree_leaves(a), tree_leaves(b), strict=False))
+    return len(tree_leaves(a)) == len(tree_leaves(b)) and all(
+        x.shape == y.shape and torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(y.abs().max()), equal_nan=True)
+        for x, y in pairs
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and y.is_floating_point() and y.numel()
+    )
+
+
+# layers that tell which axis they take for channels, by what they are made for
+FIRST_AXIS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+LAST_AXIS = (nn.Linear, nn.LayerNorm)
+
+
+def channels_last(features: Tensor, calls: Iterable[Call]) -> bool:
+    """Whether layers that take or make maps of this shape have its last axis for channels, and none its second."""
+    kinds = {
+        type(call.module)
+        for call in calls
+        for tensor in (*call.inputs[:1], call.output)
+        if isinstance(tensor, Tensor) and tensor.shape == features.shape
+    }
+    return any(kind in LAST_AXIS for kind in kinds) and not any(issubclass(kind, FIRST_AXIS) for kind in kinds)
+
+
+# where a class comes from → what such a model is, and what to do first
+WRAPPERS = {
+    "torch._dynamo": "compiled: insert first, compile then",
+    "torch.nn.parallel": "wrapped for several devices: insert into model.module, or before wrapping",
+    "torch.distributed.fsdp": "sharded: insert first, shard then",
+    "torch.jit": "scripted or traced: insert first, script then",
+    "torch.ao": "quantised: insert first, quantise then",
+    "torchao": "quantised: insert first, quantise then",
+}
+
+
+def refuse_wrapped(model: nn.Module) -> None:
+    """Raise a ValueError if the model, or a part of it, is compiled, wrapped or quantised."""
+    for path, module in model.named_modules():
+        for kind in type(module).__mro__:
+            for origin, problem in WRAPPERS.items():
+                if f"{kind.__module__}.".startswith(f"{origin}."):
+                    raise ValueError(f"model: {path or type(module).__name__!r} is {problem}")
+        if module._compiled_call_impl is not None:
+            raise ValueError(f"model: {path or type(module).__name__!r} is {WRAPPERS['torch._dynamo']}")

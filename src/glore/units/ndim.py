@@ -8,6 +8,8 @@ from typing import ClassVar, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 

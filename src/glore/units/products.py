@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.utils.flop_counter import flop_registry
 
-from glore.units.ndim import BatchNorm, Conv
+from glore.units.ndim import BATCH_NORMS, CONVS
 
 
 def folds(positions: int, channels: int, states: int, nodes: int, *, training: bool = False) -> bool:
@@ -47,8 +47,6 @@ for _product in ("addmm", "baddbmm"):
     _aten = torch.ops.aten
     flop_registry.setdefault(getattr(_aten, f"{_product}_"), flop_registry[getattr(_aten, _product)])
 
-PLAIN = (*get_args(Conv), *get_args(BatchNorm))
-
 
 def plain(layer: nn.Module, *, bias: bool | None = None) -> bool:
     """Whether calling `layer` does just what torch's own convolution or batch norm does with its weights.
@@ -62,13 +60,13 @@ def plain(layer: nn.Module, *, bias: bool | None = None) -> bool:
         layer: a child of a unit.
         bias: whether it must have a bias to be plain, or must have none; None where either will do.
     """
-    if type(layer) not in PLAIN or "forward" in vars(layer):
+    if type(layer) not in (*CONVS, *BATCH_NORMS) or "forward" in layer.__dict__:
         return False
     if bias is not None and bias is (layer.bias is None):
         return False
     if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
         return False
-    if isinstance(layer, Conv):
+    if isinstance(layer, CONVS):
         one_position = set(layer.kernel_size) == set(layer.stride) == {1} and set(layer.padding) == {0}
         return one_position and layer.groups == 1
     return layer.training or layer.running_mean is not None
@@ -81,14 +79,13 @@ def times(weight: Float[Tensor, "i j"], x: Float[Tensor, "b j k"]) -> Float[Tens
 
 def as_typed(x: Tensor) -> AbstractContextManager[object]:
     """No autocast: products run in the types that their operands have. The meta device knows no autocast at all."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def product_dtype(x: Tensor) -> torch.dtype | None:
     """The type that autocast gives the large products; None where it is off and operands have to agree."""
     device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+    if not x.is_meta and torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return None
 
@@ -103,6 +100,7 @@ def stats_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+@torch.fx.wrap
 def scaled_product(
     a: Float[Tensor, "b i j"], b: Float[Tensor, "b j k"], scale: float | torch.SymFloat
 ) -> Float[Tensor, "b i k"]:
@@ -256,7 +254,7 @@ def conv_of_product(
     """A convolution of kernel 1 over `Z P`: as `(W Z) P` where that is cheaper and the convolution is plain."""
     if (
         plain(conv)
-        and isinstance(conv, Conv)
+        and isinstance(conv, CONVS)
         and (symbolic(p) or folds(p.shape[2], conv.out_channels, nodes.shape[1], nodes.shape[2]))
     ):
         folded = times(conv.weight.flatten(1), nodes)  # (b, c, n)

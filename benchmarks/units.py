@@ -238,13 +238,16 @@ def tables(results: dict[str, object]) -> str:
     where = results["machine"]
     out = [
         f"Measured on {where['cpu']} ({where['instructions']}, {where['threads']} threads), torch {where['torch']}, "
-        f"{where['date']}, commit {where['commit']}, by `make bench-units`. Ratios are of medians in one run.",
+        f"{where['date']}, commit {where['commit']}, by `make bench-units`. Times are medians over turns that both sides "
+        f"take in one run, in random order; ratios are ratios of medians. A processor without bf16 instructions emulates "
+        f"them: there the bf16 rows say little.",
         "",
-        "**GloRe against the direct order.** Forward in evaluation mode without gradients, training is forward and "
-        "backward in training mode. The limit is the ratio of multiply-adds, all small products counted; what lies "
-        "above it is memory traffic saved. Kept is what the backward holds, against the direct order.",
+        "**GloRe against the direct order**: how many times faster. Forward is in evaluation mode without gradients; "
+        "training is forward and backward in training mode. By arithmetic is the ratio of multiply-adds, all small products "
+        "counted; what lies above it is memory traffic saved. Kept is what the backward holds besides input and "
+        "parameters, as a share of what the direct order holds. On the two short maps the unit takes the direct order.",
         "",
-        "| case (b × c × space) | type | forward | limit | training | limit | kept |",
+        "| case (b × c × space) | type | forward | by arithmetic | training | by arithmetic | kept |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in CASES:
@@ -266,8 +269,8 @@ def tables(results: dict[str, object]) -> str:
             )
     out += [
         "",
-        "**Every unit**, float32: forward and training in milliseconds, memory kept for the backward in MiB, "
-        "multiply-adds of the forward in 10⁹.",
+        "**Every unit**, float32: forward and training in milliseconds, memory that the backward keeps besides input and "
+        "parameters in MiB, multiply-adds of the forward in 10⁹. Lower is better, and says nothing about accuracy.",
         "",
         "| case | unit | forward | training | kept | multiply-adds |",
         "|---|---|---|---|---|---|",
@@ -331,6 +334,7 @@ def main() -> None:
         results["scaling"] = measure_scaling(options.seconds)
         print("where the orders tip", flush=True)
         results["threshold"] = measure_threshold(options.seconds)
+        options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     text = tables(json.loads(options.out.read_text()))
     page = ROOT / "docs" / "results.md"

@@ -290,8 +290,8 @@ def refuses(model, where, message, unit=GloRe2d, example=EXAMPLE):
     [
         ({"stage3": 1}, r"where='stage3' is no module of this Net: .*'stage1'"),
         ({"stage1": 5}, r"units=5 is more than there are places: at most 4"),
-        ({"stage1": -1}, "must not be negative"),
-        ({"stage1": (0, 4)}, r"4 is no index of its 4 blocks, 0 to 3"),
+        ({"stage1": -1}, "units=-1 must not be negative"),
+        ({"stage1": (0, 4)}, r"4 is no index of its 4 blocks: give whole numbers from 0 to 3"),
         ({"stage1": (-1,)}, r"-1 is no index"),
         ({"stage1": (1, 1)}, "names a block twice"),
         ({"stem": 1}, "is a Conv2d without children"),
@@ -334,7 +334,7 @@ def test_an_example_that_does_not_fit():
 
 
 def test_a_unit_that_is_a_module():
-    refuses(Net(), {"stage1": 1}, "unit is a module, GloRe2d", unit=GloRe2d(8))
+    refuses(Net(), {"stage1": 1}, "unit is a GloRe2d: give what makes a unit", unit=GloRe2d(8))
 
 
 def test_a_unit_for_another_number_of_axes():
@@ -490,9 +490,18 @@ class Optional(nn.Module):
 
 
 @pytest.mark.unchecked
-@pytest.mark.parametrize("wanted", [1.5, None, True])
+@pytest.mark.parametrize("wanted", [1.5, None, True, "2"])
 def test_places_that_are_neither_a_count_nor_indices(wanted):
-    refuses(Net(), {"stage1": wanted}, rf"where={{'stage1': {wanted}}} must be a number of units, or indices")
+    refuses(Net(), {"stage1": wanted}, rf"where={{'stage1': {wanted!r}}} must be a number of units, or indices")
+
+
+@pytest.mark.unchecked
+def test_arguments_of_the_wrong_kind():
+    refuses(Net(), ["stage1"], r"where=\['stage1'\] must map paths")
+    refuses(Net(), {"stage1": 1}, "unit is a str: give what makes", unit="GloRe2d")
+    refuses(Net(), {"stage1": 1}, "example is a tuple without a tensor: give an input", example=(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="model is a str: give the network itself"):
+        insert("resnet18", {"layer2": 1}, GloRe2d)
 
 
 @pytest.mark.unchecked
@@ -525,7 +534,7 @@ def test_ddp_networks(tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_scripted_and_quantised_networks():
-    refuses(torch.jit.trace(Net(), EXAMPLE), {"stage1": 1}, "scripted or traced: insert first")
+    refuses(torch.jit.trace(Net(), EXAMPLE), {"stage1": 1}, "scripted or traced: insert first, then trace or export")
     quantised = torch.ao.quantization.quantize_dynamic(Net(), {nn.Linear}, dtype=torch.qint8)
     refuses(quantised, {"stage1": 1}, "'head' is quantised: insert first")
 

@@ -9,3 +9,5 @@ from glore.units import GloRe1d as GloRe1d
 from glore.units import GloRe2d as GloRe2d
 from glore.units import GloRe3d as GloRe3d
 from glore.weights import adopt as adopt
+
+__version__ = "0.1.0"

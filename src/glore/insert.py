@@ -39,8 +39,9 @@ def spread(blocks: int, units: int) -> tuple[int, ...]:
         >>> spread(4, 2), spread(6, 3), spread(6, 1)
         ((0, 2), (0, 2, 4), (2,))
     """
-    if units < 0 or blocks < 0:
-        raise ValueError(f"blocks={blocks} and units={units} must not be negative")
+    for name, value in (("blocks", blocks), ("units", units)):
+        if value < 0:
+            raise ValueError(f"{name}={value} must not be negative")
     if units > blocks:
         raise ValueError(f"units={units} is more than there are places: at most {blocks}, one behind each block")
     if units == 1:
@@ -57,10 +58,13 @@ def insert(
 ) -> Model:
     """Put units behind blocks of a network, in place.
 
-    A probe runs the network twice on `example`, in evaluation mode, without touching statistics or random state: it
-    reads the channels behind each block, and proves that every unit is reached and that nothing else changed. An error
-    leaves the network as it was. Code of yours that counts the container's children by position (`layer2[1]`) counts
-    the units too.
+    Insert before you make the optimizer, which otherwise never sees the new weights, and before you load a state dict
+    that has units.
+
+    A probe runs the network twice on `example`, in evaluation mode, without touching statistics or random state (new
+    units draw their first weights from it, as any layer does). It reads the channels behind each block, and proves that
+    every unit is reached and that nothing else changed. An error leaves the network as it was. Code of yours that
+    counts the container's children by position (`layer2[1]`) counts the units too.
 
     Args:
         model: any network; insert before compiling, wrapping or quantising it.
@@ -88,10 +92,7 @@ def insert(
         >>> [name for name, _ in net[1].named_children()]
         ['0', '0_glore', '1', '1_glore', '2']
     """
-    if isinstance(unit, nn.Module):
-        raise ValueError(
-            f"unit is a module, {type(unit).__name__}: give what makes one from its channels, as a class does"
-        )
+    _check_arguments(model, where, unit, example)
     probe.refuse_wrapped(model)
     places = [_Place(model, path, wanted) for path, wanted in where.items()]
     if len({id(place.container) for place in places}) < len(places):
@@ -165,7 +166,8 @@ class _Place:
         try:
             self.container = model.get_submodule(path)
         except AttributeError:
-            paths = [name for name, module in model.named_modules() if len(module._modules) > 0]
+            lists = (nn.Sequential, nn.ModuleList)
+            paths = [name for name, module in model.named_modules() if isinstance(module, lists) and len(module)]
             close = get_close_matches(path, paths, n=3, cutoff=0.0)
             raise ValueError(
                 f"where={path!r} is no module of this {type(model).__name__}: name a container of blocks by its path, "
@@ -182,7 +184,7 @@ class _Place:
 
     def _indices(self, wanted: int | Iterable[int]) -> tuple[int, ...]:
         count = len(self.blocks)
-        if isinstance(wanted, bool) or not isinstance(wanted, Integral | Iterable):
+        if isinstance(wanted, bool | str) or not isinstance(wanted, Integral | Iterable):
             raise ValueError(f"where={{{self.path!r}: {wanted!r}}} must be a number of units, or indices of blocks")
         try:
             indices = tuple(wanted) if isinstance(wanted, Iterable) else spread(count, int(wanted))
@@ -191,8 +193,8 @@ class _Place:
         for index in indices:
             if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= index < count:
                 raise ValueError(
-                    f"where={{{self.path!r}: {indices!r}}}: {index!r} is no index of its {count} blocks, "
-                    f"0 to {count - 1}"
+                    f"where={{{self.path!r}: {indices!r}}}: {index!r} is no index of its {count} blocks: give whole "
+                    f"numbers from 0 to {count - 1}"
                 )
         if len(set(indices)) < len(indices):
             raise ValueError(f"where={{{self.path!r}: {indices!r}}} names a block twice: name each once")
@@ -219,7 +221,10 @@ class _Place:
         ):
             if value is not None and (len(value) != 1 or not isinstance(value[0], Tensor)):
                 what = ", ".join(type(part).__name__ for part in value)
-                raise ValueError(f"{here}, because it {role} ({what}) and not a single map")
+                raise ValueError(
+                    f"{here}, because it {role} ({what}) and not a single map: name a container further up or down "
+                    f"whose blocks hand on one map"
+                )
         if following is not None and following.inputs[0] is not features:
             raise ValueError(f"{here}, because the next block does not take what this one returns")
         if not 3 <= features.dim() <= 5 or not features.is_floating_point():
@@ -228,7 +233,8 @@ class _Place:
         if probe.channels_last(features, [call for call in calls if id(call.module) in inside]):
             raise ValueError(
                 f"{here}, because its layers read the last axis of {tuple(features.shape)} as channels: tokens or a "
-                f"channels-last map. Units take maps with channels first, (b, c, *space)"
+                f"channels-last map. Units take maps with channels first, (b, c, *space): in a forward of your own, "
+                f"move the channels there, apply the unit, and move them back"
             )
         return features
 
@@ -250,6 +256,19 @@ class _Place:
         self.container._modules.clear()
         self.container._modules.update(self.before)
         vars(self.container).pop(INSERTED, None)
+
+
+def _check_arguments(model: Any, where: Any, unit: Any, example: Any) -> None:
+    """Raise a ValueError for what is of the wrong kind altogether."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model is a {type(model).__name__}: give the network itself, an nn.Module")
+    if not isinstance(where, Mapping):
+        raise ValueError(f"where={where!r} must map paths to numbers of units or indices, as {{'layer2': 2}} does")
+    if isinstance(unit, nn.Module) or not callable(unit):
+        raise ValueError(f"unit is a {type(unit).__name__}: give what makes a unit from its channels, as GloRe2d does")
+    parts = example if isinstance(example, tuple) else (example,)
+    if not (example is None or any(isinstance(part, Tensor) for part in parts)):
+        raise ValueError(f"example is a {type(example).__name__} without a tensor: give an input, not its shape")
 
 
 def _prove(

@@ -89,7 +89,7 @@ def same(a: Any, b: Any) -> bool:
     return len(tree_leaves(a)) == len(tree_leaves(b)) and all(
         x.shape == y.shape and torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(y.abs().max()), equal_nan=True)
         for x, y in pairs
-        if isinstance(x, Tensor) and isinstance(y, Tensor) and y.is_floating_point() and y.numel()
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and y.is_floating_point() and y.numel() and not y.is_meta
     )
 
 
@@ -114,7 +114,7 @@ WRAPPERS = {
     "torch._dynamo": "compiled: insert first, compile then",
     "torch.nn.parallel": "wrapped for several devices: insert into model.module, or before wrapping",
     "torch.distributed.fsdp": "sharded: insert first, shard then",
-    "torch.jit": "scripted or traced: insert first, script then",
+    "torch.jit": "scripted or traced: insert first, then trace or export (units cannot be scripted)",
     "torch.ao": "quantised: insert first, quantise then",
     "torchao": "quantised: insert first, quantise then",
 }

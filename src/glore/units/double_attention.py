@@ -57,18 +57,18 @@ class DoubleAttention(Unit):
 
 
 class DoubleAttention1d(DoubleAttention):
-    """A double attention block for sequences, `(b, c, length)`. See `DoubleAttention`."""
+    """A double attention block for sequences, `(b, c, length)`. Arguments: `glore.units.DoubleAttention`."""
 
     space_axes = 1
 
 
 class DoubleAttention2d(DoubleAttention):
-    """A double attention block for pictures, `(b, c, height, width)`. See `DoubleAttention`."""
+    """A double attention block for pictures, `(b, c, height, width)`. Arguments: `glore.units.DoubleAttention`."""
 
     space_axes = 2
 
 
 class DoubleAttention3d(DoubleAttention):
-    """A double attention block for clips, `(b, c, time, height, width)`. See `DoubleAttention`."""
+    """A double attention block for clips, `(b, c, time, height, width)`. Arguments: `glore.units.DoubleAttention`."""
 
     space_axes = 3

@@ -66,18 +66,18 @@ class GlobalContext(Unit):
 
 
 class GlobalContext1d(GlobalContext):
-    """A global context block for sequences, `(b, c, length)`. See `GlobalContext`."""
+    """A global context block for sequences, `(b, c, length)`. Arguments: `glore.units.GlobalContext`."""
 
     space_axes = 1
 
 
 class GlobalContext2d(GlobalContext):
-    """A global context block for pictures, `(b, c, height, width)`. See `GlobalContext`."""
+    """A global context block for pictures, `(b, c, height, width)`. Arguments: `glore.units.GlobalContext`."""
 
     space_axes = 2
 
 
 class GlobalContext3d(GlobalContext):
-    """A global context block for clips, `(b, c, time, height, width)`. See `GlobalContext`."""
+    """A global context block for clips, `(b, c, time, height, width)`. Arguments: `glore.units.GlobalContext`."""
 
     space_axes = 3

@@ -165,18 +165,18 @@ class GloRe(Unit):
 
 
 class GloRe1d(GloRe):
-    """A GloRe unit for sequences, `(b, c, length)`. See `GloRe`."""
+    """A GloRe unit for sequences, `(b, c, length)`. Arguments: `glore.units.GloRe`."""
 
     space_axes = 1
 
 
 class GloRe2d(GloRe):
-    """A GloRe unit for pictures, `(b, c, height, width)`. See `GloRe`."""
+    """A GloRe unit for pictures, `(b, c, height, width)`. Arguments: `glore.units.GloRe`."""
 
     space_axes = 2
 
 
 class GloRe3d(GloRe):
-    """A GloRe unit for clips, `(b, c, time, height, width)`. See `GloRe`."""
+    """A GloRe unit for clips, `(b, c, time, height, width)`. Arguments: `glore.units.GloRe`."""
 
     space_axes = 3

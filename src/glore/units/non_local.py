@@ -81,18 +81,18 @@ class NonLocal(Unit):
 
 
 class NonLocal1d(NonLocal):
-    """A non-local block for sequences, `(b, c, length)`. See `NonLocal`."""
+    """A non-local block for sequences, `(b, c, length)`. Arguments: `glore.units.NonLocal`."""
 
     space_axes = 1
 
 
 class NonLocal2d(NonLocal):
-    """A non-local block for pictures, `(b, c, height, width)`. See `NonLocal`."""
+    """A non-local block for pictures, `(b, c, height, width)`. Arguments: `glore.units.NonLocal`."""
 
     space_axes = 2
 
 
 class NonLocal3d(NonLocal):
-    """A non-local block for clips, `(b, c, time, height, width)`. See `NonLocal`."""
+    """A non-local block for clips, `(b, c, time, height, width)`. Arguments: `glore.units.NonLocal`."""
 
     space_axes = 3

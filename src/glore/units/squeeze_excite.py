@@ -51,18 +51,18 @@ class SqueezeExcite(Unit):
 
 
 class SqueezeExcite1d(SqueezeExcite):
-    """Squeeze-and-excitation for sequences, `(b, c, length)`. See `SqueezeExcite`."""
+    """Squeeze-and-excitation for sequences, `(b, c, length)`. Arguments: `glore.units.SqueezeExcite`."""
 
     space_axes = 1
 
 
 class SqueezeExcite2d(SqueezeExcite):
-    """Squeeze-and-excitation for pictures, `(b, c, height, width)`. See `SqueezeExcite`."""
+    """Squeeze-and-excitation for pictures, `(b, c, height, width)`. Arguments: `glore.units.SqueezeExcite`."""
 
     space_axes = 2
 
 
 class SqueezeExcite3d(SqueezeExcite):
-    """Squeeze-and-excitation for clips, `(b, c, time, height, width)`. See `SqueezeExcite`."""
+    """Squeeze-and-excitation for clips, `(b, c, time, height, width)`. Arguments: `glore.units.SqueezeExcite`."""
 
     space_axes = 3

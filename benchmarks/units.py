@@ -238,14 +238,15 @@ def tables(results: dict[str, object]) -> str:
     where = results["machine"]
     out = [
         f"Measured on {where['cpu']} ({where['instructions']}, {where['threads']} threads), torch {where['torch']}, "
-        f"{where['date']}, commit {where['commit']}, by `make bench-units`. Times are medians over turns that both sides "
-        f"take in one run, in random order; ratios are ratios of medians. A processor without bf16 instructions emulates "
-        f"them: there the bf16 rows say little.",
+        f"{where['date']}, commit {where['commit']}, by `make bench-units`. Times are medians over turns that both "
+        f"sides take in one run, in random order; ratios are ratios of medians. A processor without bf16 instructions "
+        f"emulates them: there the bf16 rows say little.",
         "",
         "**GloRe against the direct order**: how many times faster. Forward is in evaluation mode without gradients; "
-        "training is forward and backward in training mode. By arithmetic is the ratio of multiply-adds, all small products "
-        "counted; what lies above it is memory traffic saved. Kept is what the backward holds besides input and "
-        "parameters, as a share of what the direct order holds. On the two short maps the unit takes the direct order.",
+        "training is forward and backward in training mode. By arithmetic is the ratio of multiply-adds, all small "
+        "products counted; what lies above it is memory traffic saved. Kept is what the backward holds besides input "
+        "and parameters, as a share of what the direct order holds. On the two short maps the unit takes the direct "
+        "order.",
         "",
         "| case (b × c × space) | type | forward | by arithmetic | training | by arithmetic | kept |",
         "|---|---|---|---|---|---|---|",
@@ -269,8 +270,8 @@ def tables(results: dict[str, object]) -> str:
             )
     out += [
         "",
-        "**Every unit**, float32: forward and training in milliseconds, memory that the backward keeps besides input and "
-        "parameters in MiB, multiply-adds of the forward in 10⁹. Lower is better, and says nothing about accuracy.",
+        "**Every unit**, float32: forward and training in milliseconds, memory that the backward keeps besides input "
+        "and parameters in MiB, multiply-adds of the forward in 10⁹. Lower is better, and says nothing about accuracy.",
         "",
         "| case | unit | forward | training | kept | multiply-adds |",
         "|---|---|---|---|---|---|",

@@ -445,6 +445,14 @@ def test_the_backward_keeps_little(batch, channels, positions, share):
     assert saved_bytes(unit, x) <= share * saved_bytes(direct(unit), x)
 
 
+@pytest.mark.parametrize("length", [8, 400])
+def test_autocast_copies_no_weight_for_each_sample(length):
+    unit = GloRe1d(64)
+    x = torch.randn(16, 64, length, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert saved_bytes(unit, x) <= 1.05 * saved_bytes(direct(unit), x)
+
+
 def test_graph_layer_is_the_dense_formula():
     unit = GloRe2d(16, states=5, nodes=7).double()
     (layer,) = unit.graph_layers

@@ -130,7 +130,7 @@ class GloRe(Unit):
         traced = isinstance(x, torch.fx.Proxy)  # a symbolic trace has to follow the training flag of later
         x, p, mean_p, pooled = products.pool(x, wp, bp, lean=self.training and not traced)
         pooled_bias = bs[:, None] * mean_p[:, None].to(ws.dtype)  # (b, s, n)
-        v = torch.baddbmm(pooled_bias, ws.expand(x.shape[0], -1, -1), pooled.to(ws.dtype))  # (b, s, n)
+        v = products.times(ws, pooled.to(ws.dtype)) + pooled_bias  # (b, s, n)
         z = self.graph_layers(v if self.normalize else v * x.shape[-1])  # (b, s, n)
         norm = self.norm
         if traced or not products.plain(norm, bias=True):

@@ -72,11 +72,6 @@ def plain(layer: nn.Module, *, bias: bool | None = None) -> bool:
     return layer.training or layer.running_mean is not None
 
 
-def times(weight: Float[Tensor, "i j"], x: Float[Tensor, "b j k"]) -> Float[Tensor, "b i k"]:
-    """One matrix times each sample. Unlike matmul it never copies x to fold the batch."""
-    return torch.bmm(weight.expand(x.shape[0], -1, -1), x)
-
-
 def as_typed(x: Tensor) -> AbstractContextManager[object]:
     """No autocast: products run in the types that their operands have. The meta device knows no autocast at all."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
@@ -93,6 +88,16 @@ def product_dtype(x: Tensor) -> torch.dtype | None:
 def cast(x: Tensor, dtype: torch.dtype | None) -> Tensor:
     """The operand of a large product in the type of `product_dtype`."""
     return x if dtype is None else x.to(dtype)
+
+
+@torch.fx.wrap
+def times(weight: Float[Tensor, "i j"], x: Float[Tensor, "b j k"]) -> Float[Tensor, "b i k"]:
+    """One matrix times each sample. Unlike matmul it never copies x to fold the batch.
+
+    The matrix is cast before it is expanded: autocast by itself would copy it for each sample.
+    """
+    dtype = product_dtype(x)
+    return torch.bmm(cast(weight, dtype).expand(x.shape[0], -1, -1), cast(x, dtype))
 
 
 def stats_dtype(x: Tensor) -> torch.dtype:

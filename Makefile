@@ -29,7 +29,7 @@ check: $(ENV)  ## Run linters, type checker and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench-units: $(ENV)  ## Measure every unit against the direct order (about 20 minutes on 2 cores)
+bench-units: $(ENV)  ## Measure every unit against the direct order (half an hour on 2 cores)
 	$(BIN)/python benchmarks/units.py
 
 clean:  ## Remove the environment and everything built

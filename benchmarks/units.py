@@ -318,7 +318,7 @@ def tables(results: dict[str, object]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=20.0, help="time for each loop of turns, at least three turns")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for each loop of turns, at least three turns")
     parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "units.json")
     parser.add_argument("--tables-only", action="store_true", help="write docs/results.md again from the file --out")

@@ -467,6 +467,16 @@ def test_blocks_without_a_norm_on_sequences_of_tokens():
     refuses(nn.Sequential(net, nn.ReLU()), {"": (0,)}, message, unit=GloRe1d, example=torch.randn(1, 10, 6))
 
 
+class Overflows(Net):
+    def forward(self, x):
+        out = super().forward(x)
+        return torch.cat([out, out * float("inf"), out * float("nan")])
+
+
+def test_a_network_that_overflows_takes_units_all_the_same():
+    assert len(units_of(insert(Overflows(), {"stage1": 1}, GloRe2d, example=EXAMPLE))) == 1
+
+
 def test_children_that_are_none_stay():
     container = Optional()
     insert(container, {"": (0,)}, GloRe2d, example=torch.randn(1, 8, 6, 6))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
-CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Conv: TypeAlias = nn.Conv1d | nn.Conv2d | nn.Conv3d
 BatchNorm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+CONVS: tuple[type[Conv], ...] = get_args(Conv)
+BATCH_NORMS: tuple[type[BatchNorm], ...] = get_args(BatchNorm)
 
 
 class Layers(NamedTuple):

@@ -17,6 +17,7 @@ KINDS = {
     "non_local": (units.NonLocal1d, units.NonLocal2d, units.NonLocal3d),
     "double_attention": (units.DoubleAttention1d, units.DoubleAttention2d, units.DoubleAttention3d),
     "squeeze_excite": (units.SqueezeExcite1d, units.SqueezeExcite2d, units.SqueezeExcite3d),
+    "bottleneck": (units.Bottleneck1d, units.Bottleneck2d, units.Bottleneck3d),
     "global_context": (units.GlobalContext1d, units.GlobalContext2d, units.GlobalContext3d),
 }
 # unit, options, parameters without a gradient because a softmax or a norm cancels them (a published layer has them)
@@ -28,6 +29,7 @@ UNITS = [
     ("non_local", {"form": "dot_product"}, {"extend.bias"}),
     ("double_attention", {}, set()),
     ("squeeze_excite", {}, set()),
+    ("bottleneck", {}, set()),
     ("global_context", {}, {"attention.bias"}),
     ("global_context", {"fusion": "scale"}, {"attention.bias"}),
 ]

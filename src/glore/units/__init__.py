@@ -1,5 +1,9 @@
 """Layers that let a network reason over the whole map: one paper a file, output shape equal to input shape."""
 
+from glore.units.bottleneck import Bottleneck as Bottleneck
+from glore.units.bottleneck import Bottleneck1d as Bottleneck1d
+from glore.units.bottleneck import Bottleneck2d as Bottleneck2d
+from glore.units.bottleneck import Bottleneck3d as Bottleneck3d
 from glore.units.double_attention import DoubleAttention as DoubleAttention
 from glore.units.double_attention import DoubleAttention1d as DoubleAttention1d
 from glore.units.double_attention import DoubleAttention2d as DoubleAttention2d
@@ -22,6 +26,10 @@ from glore.units.squeeze_excite import SqueezeExcite2d as SqueezeExcite2d
 from glore.units.squeeze_excite import SqueezeExcite3d as SqueezeExcite3d
 
 __all__ = [
+    "Bottleneck",
+    "Bottleneck1d",
+    "Bottleneck2d",
+    "Bottleneck3d",
     "DoubleAttention",
     "DoubleAttention1d",
     "DoubleAttention2d",

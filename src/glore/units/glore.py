@@ -15,6 +15,18 @@ from glore.units import products, residual_norm
 from glore.units.ndim import Unit, whole
 
 
+def default_sizes(channels: int, states: int | None, nodes: int | None) -> tuple[int, int]:
+    """The states s and nodes n of a unit for c channels: c / 2 and c / 4 unless given.
+
+    Raises:
+        ValueError: a size is not a whole number of at least 1.
+    """
+    return (
+        whole("states", max(1, channels // 2) if states is None else states),
+        whole("nodes", max(1, channels // 4) if nodes is None else nodes),
+    )
+
+
 class GraphConvolution(nn.Module):
     """Mix the nodes, then their states: `V ← Wv relu(V + V Wnᵀ + 1 anᵀ)`.
 
@@ -89,8 +101,7 @@ class GloRe(Unit):
         normalize: bool = True,
     ) -> None:
         super().__init__(channels)
-        self.n_states = whole("states", max(1, channels // 2) if states is None else states)
-        self.n_nodes = whole("nodes", max(1, channels // 4) if nodes is None else nodes)
+        self.n_states, self.n_nodes = default_sizes(channels, states, nodes)
         whole("graph_layers", graph_layers)
         self.normalize = normalize
         self.state = self.conv(channels, self.n_states)

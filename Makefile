@@ -1,15 +1,18 @@
 # Each target makes the environment it needs. VENV names another place for it, EXTRAS other extras.
 VENV ?= .venv
 PYTHON ?= python3
-EXTRAS ?= timm
+EXTRAS ?= timm,show
 BIN := $(VENV)/bin
 ENV := $(VENV)/.made
 
-.PHONY: help env test check bench-units clean
+.PHONY: help demo env test check bench-units clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(ENV)  ## Compare units on a small task and write a page of results (about 7 minutes on 2 cores)
+	$(BIN)/glore demo
 
 $(ENV): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

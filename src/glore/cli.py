@@ -1,0 +1,277 @@
+"""The command line: `glore COMMAND …`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+import glore
+
+if TYPE_CHECKING:
+    from glore.train.run import Run
+
+FLAGS = """\
+everyday flags, each of which changes a value of the recipe:
+  --seed N                      first weights, order and augmentation of the data
+  --epochs N                    how long to train
+  --data.root DIR               where the data lie
+  --data.batch_size N           samples a step, of all processes together
+  --data.workers N              processes that load data
+  --model.backbone NAME         another backbone, in recipes that have one
+  --model.net.unit NAME         another unit: glore.GloRe2d, glore.units.NonLocal2d, … or null
+  --model.optimizer.lr X        learning rate
+  --trainer.precision P         32-true, bf16-mixed or 16-mixed
+  --trainer.gradient_clip_val X longest gradient
+  --trainer.accelerator A       cpu, gpu, auto
+  --trainer.devices N           processes, a device each
+  --trainer.logger true         TensorBoard logs, or CSV where it is not installed
+  --trainer.callbacks+=EMAWeightAveraging --trainer.callbacks.decay=0.999
+                                average the weights over the training
+
+Every key of a recipe is a flag. `glore recipe NAME` prints a recipe with all its keys.
+"""
+FAULTS = (ValueError, OSError, ImportError, ArithmeticError)  # what a user can mend; anything else is our mistake
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+class Command(NamedTuple):
+    """A subcommand."""
+
+    summary: str
+    example: str
+    arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace, list[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command, and return its exit code: 0, 1 if part of the work failed, 2 if it could not be done as asked."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_overview())
+            return 0
+        if arguments[0] == "--version":
+            print(glore.__version__)
+            return 0
+        return _run(*arguments)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last completed epoch", file=sys.stderr)
+        return 130
+    except FAULTS as error:
+        if debug:
+            traceback.print_exc()
+        print(f"glore: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _overview() -> str:
+    lines = "\n".join(f"  {name:10} {command.summary}" for name, command in COMMANDS.items())
+    return (
+        "Does global reasoning help your network on your data, and at what cost?\n\n"
+        f"usage: glore COMMAND …\n\n{lines}\n\n"
+        "Start with `glore demo`. `glore COMMAND --help` gives an example; --debug shows where an error came from."
+    )
+
+
+def _run(name: str, *rest: str) -> int:
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        raise ValueError(
+            f"{name!r} is no command" + (f"; did you mean {near[0]}?" if near else "") + f" ({', '.join(COMMANDS)})"
+        )
+    command = COMMANDS[name]
+    parser = Parser(
+        prog=f"glore {name}",
+        description=f"{command.summary}\n\nexample: {command.example}",
+        epilog=None if name == "recipe" else FLAGS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.arguments(parser)
+    options, flags = parser.parse_known_args(rest)
+    return command.run(options, flags)
+
+
+def _comparing(parser: Parser) -> None:
+    _recipe(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the comparison (default: runs/RECIPE)")
+    parser.add_argument("--variant", action="append", default=[], help="only this variant; may be given more than once")
+    parser.add_argument("--seed", action="append", type=int, default=[], help="only this seed; likewise")
+
+
+def _demo_options(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="default: runs/demo")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+
+
+def _running(parser: Parser) -> None:
+    _recipe(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/RECIPE)")
+
+
+def _using(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of a run that `glore fit` made")
+    parser.add_argument("--config", metavar="RECIPE", help="another recipe than the run's own")
+    parser.add_argument("--weights", default="last", metavar="W", help="last (default), best, or a .safetensors file")
+
+
+def _predicting(parser: Parser) -> None:
+    _using(parser)
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/predictions)")
+
+
+def _recipe(parser: Parser) -> None:
+    parser.add_argument("--config", required=True, metavar="RECIPE", help="path of a recipe, or name of a shipped one")
+
+
+def _named(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", help="path or name; without one, the names of the shipped recipes")
+
+
+def demo(options: argparse.Namespace, flags: list[str]) -> int:
+    """Compare a plain network with squeeze-and-excitation, non-local and GloRe on the odd digit."""
+    from glore.train import recipe
+
+    tree = recipe.read(["--config", "digits", *flags])
+    variants = recipe.Recipe(tree).comparison.demo or []
+    recipe.put(tree, "compare.seeds", [options.seed])
+    return _compare(tree, options.out, variants, [options.seed])
+
+
+def compare(options: argparse.Namespace, flags: list[str]) -> int:
+    """Run the cells that are not finished, then tell what came out."""
+    from glore.train import recipe
+
+    tree = recipe.read(["--config", options.config, *flags])
+    return _compare(tree, options.out or _default_out(options.config), options.variant, options.seed)
+
+
+def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:
+    from glore.show import report
+    from glore.train import compare
+
+    grid = compare.grid(tree, out, seeds=seeds)
+    chosen = [
+        cell
+        for cell in grid.cells
+        if cell.variant in (variants or [cell.variant]) and cell.seed in (seeds or [cell.seed])
+    ]
+    if not all(cell.result() for cell in chosen):
+        print(f"{len(chosen)} trainings, each at most once; stop and go on at any time with the same command")
+    failures = 0
+    for message in compare.run(grid, chosen):
+        failures += 1
+        print(f"glore: {message}", file=sys.stderr)
+    if grid.finished():
+        print(report.write(grid))
+    return 1 if failures else 0
+
+
+def fit(options: argparse.Namespace, flags: list[str]) -> int:
+    """Train, or go on where it stopped."""
+    from glore.train import recipe, run
+
+    out = options.out or _default_out(options.config)
+    parsed = recipe.Recipe(recipe.read(["--config", options.config, *flags]))
+    with run.claimed(out, parsed):
+        this = run.prepare(parsed, out)
+        this.fit()
+    print(f"weights: {out / 'last.safetensors'} (last epoch), {out / 'best.safetensors'}; curves: {out / 'curves.csv'}")
+    print(f"next: glore test --out {out}")
+    return 0
+
+
+def validate(options: argparse.Namespace, flags: list[str]) -> int:
+    """Print the scores on the validation split."""
+    _print_scores(_of_folder(options, flags).evaluate("val", options.weights))
+    return 0
+
+
+def test(options: argparse.Namespace, flags: list[str]) -> int:
+    """Print the scores on the test split."""
+    _print_scores(_of_folder(options, flags).evaluate("test", options.weights))
+    return 0
+
+
+def predict(options: argparse.Namespace, flags: list[str]) -> int:
+    """Write predictions for the test split."""
+    folder = options.to or options.out / "predictions"
+    written = _of_folder(options, flags).predict(folder, options.weights)
+    print(f"{written} predictions in {folder}")
+    return 0
+
+
+def show_recipe(options: argparse.Namespace, flags: list[str]) -> int:
+    """Print a recipe with every value, or the names of all."""
+    import yaml
+
+    from glore.train import recipe
+
+    if options.name is None:
+        print("\n".join(recipe.names()))
+        return 0
+    tree = recipe.read(["--config", options.name, *flags])
+    print(yaml.safe_dump(recipe.Recipe(tree).resolved, sort_keys=False), end="")
+    return 0
+
+
+def _default_out(config: str) -> Path:
+    return Path("runs") / Path(config).stem
+
+
+def _of_folder(options: argparse.Namespace, flags: list[str]) -> Run:
+    from glore.train import recipe, run
+
+    config = options.config or str(options.out / run.RECIPE)
+    if not options.config and not (options.out / run.RECIPE).is_file():
+        raise FileNotFoundError(f"--out {options.out} holds no run: train one with glore fit --config RECIPE --out DIR")
+    return run.prepare(recipe.Recipe(recipe.read(["--config", config, *flags])), options.out)
+
+
+def _print_scores(scores: dict[str, float]) -> None:
+    width = max(map(len, scores))
+    for name, score in scores.items():
+        print(f"{name:{width}} {score:.4f}")
+
+
+COMMANDS = {
+    "demo": Command(
+        "Compare units on a small task, from nothing to a page of results", "glore demo", _demo_options, demo
+    ),
+    "compare": Command(
+        "Train a recipe's variants and seeds, and tell which unit is worth it",
+        "glore compare --config digits --out runs/digits --variant glore --variant plain",
+        _comparing,
+        compare,
+    ),
+    "fit": Command(
+        "Train one network",
+        "glore fit --config digits --out runs/one --epochs 2 --model.optimizer.lr 0.005",
+        _running,
+        fit,
+    ),
+    "validate": Command(
+        "Score a trained network on its validation data", "glore validate --out runs/one", _using, validate
+    ),
+    "test": Command(
+        "Score a trained network on its test data", "glore test --out runs/one --weights best", _using, test
+    ),
+    "predict": Command("Write a trained network's predictions", "glore predict --out runs/one", _predicting, predict),
+    "recipe": Command("Print a recipe with all its keys", "glore recipe digits", _named, show_recipe),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

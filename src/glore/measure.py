@@ -1,0 +1,43 @@
+"""What a network costs: parameters and multiply-adds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def parameters(net: nn.Module) -> int:
+    """How many learned numbers a network has.
+
+    Example:
+        >>> parameters(nn.Linear(3, 2))
+        8
+    """
+    return sum(p.numel() for p in net.parameters())
+
+
+def multiply_adds(net: nn.Module, example: Tensor) -> int:
+    """How many multiply-adds the products of a forward in evaluation mode take, as they are run.
+
+    Attention is counted by its products: torch counts nothing for its fused kernel on the CPU. torch counts two
+    operations a multiply-add; papers quote multiply-adds, so its count is halved.
+
+    Args:
+        net: any network; its mode and statistics stay as they are.
+        example: the input.
+
+    Example:
+        >>> multiply_adds(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10))
+        21600
+    """
+    modes = {module: module.training for module in net.modules()}
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+            net.eval()(example)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    return int(counter.get_total_flops()) // 2

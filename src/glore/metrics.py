@@ -1,0 +1,50 @@
+"""What a sample adds to a metric, as whole numbers: sums of them give the metric of any set of samples.
+
+torchmetrics keeps sums over all it has seen; a paired bootstrap over test samples needs them by sample.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+IGNORED = 255
+
+
+def confusion(
+    predicted: Int[Tensor, "b *space"], target: Int[Tensor, "b *space"], classes: int
+) -> Int[Tensor, "b {classes} {classes}"]:
+    """Count the positions of each sample by true class (rows) and predicted class (columns).
+
+    Args:
+        predicted: classes in 0 … classes − 1.
+        target: the same, or 255 for positions to leave out.
+        classes: how many classes there are.
+
+    Raises:
+        ValueError: a label is neither a class nor 255.
+    """
+    wrong = target[(target != IGNORED) & ((target < 0) | (target >= classes))]
+    if len(wrong):
+        raise ValueError(f"a label is {int(wrong[0])}, but must be in 0 … {classes - 1}, or {IGNORED} to be left out")
+    samples = torch.arange(len(target), device=target.device).view(-1, *[1] * (target.dim() - 1))
+    cells = (samples * classes + target) * classes + predicted
+    counts = torch.bincount(cells[target != IGNORED], minlength=len(target) * classes**2)
+    return counts.view(len(target), classes, classes)
+
+
+def iou(counts: Int[Tensor, "*sums k k"]) -> Float[Tensor, "*sums k"]:
+    """Intersection over union of each class from a confusion matrix; nan for a class that is nowhere.
+
+    Source: the Cityscapes evaluation, which leaves absent classes out of the mean.
+    """
+    both = counts.diagonal(dim1=-2, dim2=-1).double()
+    either = counts.sum(-1) + counts.sum(-2) - both
+    return both / either  # 0 / 0 is nan
+
+
+def top_k(logits: Float[Tensor, "b k"], target: Int[Tensor, "b"], ks: tuple[int, ...]) -> Int[Tensor, "b n"]:
+    """For each sample and each k of `ks`: 1 if the true class is among the k highest logits, else 0."""
+    best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices == target[:, None]
+    return torch.stack([best[:, :k].any(1) for k in ks], dim=1).long()

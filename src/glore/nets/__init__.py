@@ -1,0 +1,1 @@
+"""Networks, built from parts; a builder takes values that JSON can hold."""

@@ -1,0 +1,137 @@
+"""Figures for a page: plots as SVG whose ink follows the page's colour, pictures and maps as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+INK = "#010203"  # stands for the page's text colour in a figure, and becomes `currentColor`
+COLOURS = ("#4c9be8", "#e8913c", "#43b581", "#e05a6d", "#a78bdb", "#c9a227", "#3fb8c4", "#d779b5", "#8f9bb3", "#a0784f")
+PLAIN = "#8a8f98"
+STYLE: Any = {  # matplotlib annotates its settings with every key there is
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor", "grid.color"), INK
+    ),
+    **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "none"),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.15,
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "legend.frameon": False,
+}
+
+
+def colours(variants: Sequence[str], baseline: str) -> dict[str, str]:
+    """A colour for each variant; grey for the baseline."""
+    rest = [name for name in variants if name != baseline]
+    return {baseline: PLAIN, **{name: COLOURS[i % len(COLOURS)] for i, name in enumerate(rest)}}
+
+
+def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], label: str, colour: Mapping[str, str]) -> str:
+    """Lines of (epoch, value), one for each seed of each variant, as SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for name, seeds in series.items():
+            for i, points in enumerate(seeds):
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, color=colour[name], label=name if i == 0 else None, marker="o", markersize=3, alpha=0.9)
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        return _svg(figure, "curves")
+
+
+def cost(points: Mapping[str, tuple[float, float, float]], label: str, colour: Mapping[str, str]) -> str:
+    """A circle for each variant at (multiply-adds, score), its area its parameters, as SVG."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        axes = figure.subplots()
+        most = max(parameters for _, _, parameters in points.values())
+        for name, (multiply_adds, score, parameters) in points.items():
+            area = 900 * parameters / most
+            axes.scatter(multiply_adds / 1e6, score, s=area, color=colour[name], alpha=0.75, linewidth=0, label=name)
+        axes.set(xlabel="million multiply-adds a sample", ylabel=label)
+        axes.margins(0.15, 0.2)
+        legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        for handle in legend.legend_handles:
+            handle.set_sizes([60])  # type: ignore[union-attr]
+        return _svg(figure, "cost")
+
+
+def heat(matrix: Tensor, label: str) -> str:
+    """A square matrix as a heat map around zero, as SVG."""
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(4.2, 3.6), layout="constrained")
+        axes = figure.subplots()
+        limit = float(matrix.abs().max()) or 1.0
+        image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+        figure.colorbar(image, ax=axes, shrink=0.9)
+        axes.set(xlabel="from node", ylabel="to node", title=label)
+        return _svg(figure, f"heat {label}")
+
+
+def _svg(figure: Figure, name: str) -> str:
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # ids of two figures on one page must differ
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    svg = file.getvalue()
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg[svg.index("<svg") :], count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', svg, count=1)
+    return svg.replace(INK, "currentColor")
+
+
+def picture(sample: Tensor) -> np.ndarray:
+    """A sample (c, *space) as RGB (h, w, 3), uint8: stretched to the full range; of a clip, the middle frame."""
+    if sample.dim() == 4:
+        sample = sample[:, sample.shape[1] // 2]
+    if sample.shape[0] != 3:
+        sample = sample.float().mean(0, keepdim=True).expand(3, -1, -1)
+    low, high = sample.amin(), sample.amax()
+    stretched = (sample - low) / (high - low).clamp_min(1e-12)
+    return (255 * stretched).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def mask(labels: Tensor, palette: bytes) -> np.ndarray:
+    """Labels (h, w) as RGB in a palette of three bytes a class; what has no colour is grey."""
+    table = np.full((256, 3), 128, np.uint8)
+    known = np.frombuffer(palette, np.uint8).reshape(-1, 3)
+    table[: len(known)] = known
+    return table[labels.numpy().astype(np.uint8)]
+
+
+def overlay(sample: Tensor, weights: Tensor) -> np.ndarray:
+    """A map (*space) over a sample (c, *space): red above the map's median, blue below, as RGB (h, w, 3)."""
+    if weights.dim() == 3:
+        weights = weights[weights.shape[0] // 2]
+    grey = picture(sample).astype(float).mean(2, keepdims=True) / 255
+    apart = weights - weights.median()
+    apart = apart / apart.abs().max().clamp_min(1e-12)
+    shape = (grey.shape[0], grey.shape[1])
+    apart = F.interpolate(apart[None, None].float(), shape, mode="bilinear", align_corners=False)[0, 0].clamp(-1, 1)
+    value = apart.numpy()[..., None]
+    colour = np.where(value > 0, np.array([1.0, 0.35, 0.25]), np.array([0.25, 0.5, 1.0]))
+    share = 0.85 * np.abs(value)
+    return (255 * (grey * 0.75 * (1 - share) + colour * share)).round().astype(np.uint8)
+
+
+def data_url(rgb: np.ndarray) -> str:
+    """A picture (h, w, 3) as a PNG in a `data:` address."""
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,102 @@
+"""What the nodes of GloRe units look at, as tensors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from glore.units import GloRe
+from glore.units.ndim import BATCH_NORMS
+
+
+@dataclass(frozen=True)
+class UnitMaps:
+    """One unit on one sample.
+
+    Args:
+        path: of the unit in the network.
+        projection: the projection map P, (n, *space): with what weight each position goes to each node and comes back.
+        energy: share of the branch's energy that goes when a node's term is removed, (n).
+        mixing: I − A of each graph layer, (g, n, n): how much of node j ends in node i.
+    """
+
+    path: str
+    projection: Float[Tensor, "n *space"]
+    energy: Float[Tensor, "n"]
+    mixing: Float[Tensor, "g n n"]
+
+    @property
+    def ranked(self) -> list[int]:
+        """The nodes, those that matter most first."""
+        return self.energy.argsort(descending=True).tolist()
+
+
+def unit_maps(net: nn.Module, sample: Tensor) -> list[UnitMaps]:
+    """The maps of each GloRe unit in a network, in the order in which the units run.
+
+    Args:
+        net: the network, which is run in evaluation mode and left in the mode it was in.
+        sample: one input, with a batch axis of 1.
+
+    Raises:
+        ValueError: the network has no GloRe unit.
+    """
+    units = {module: name for name, module in net.named_modules() if isinstance(module, GloRe)}
+    if not units:
+        raise ValueError("the network has no GloRe unit: glore.insert puts them in")
+    seen: list[UnitMaps] = []
+
+    def look(unit: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(unit, GloRe)
+        seen.append(_maps(units[unit], unit, inputs[0]))
+
+    handles = [unit.register_forward_pre_hook(look) for unit in units]
+    modes = {module: module.training for module in net.modules()}
+    try:
+        with torch.no_grad():
+            net.eval()(sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    return seen
+
+
+def node_energy(unit: GloRe, x: Float[Tensor, "1 c *space"]) -> Float[Tensor, "n"]:
+    """How much of the branch's energy goes when a node's term is removed, as a share: (|B|² − |B − T_k|²) / |B|².
+
+    In evaluation mode the branch B that the unit adds to its input is a sum over nodes, T_k = γ/σ We z_k p_kᵀ, plus a
+    constant for each channel. Shares do not add up to 1, since terms can cancel or reinforce each other; a negative one
+    says that the branch is larger without the node.
+
+    Raises:
+        TypeError: the unit's last norm is not a batch norm, so the branch is no such sum.
+    """
+    if not isinstance(unit.norm, BATCH_NORMS):
+        raise TypeError(
+            f"the unit's norm is a {type(unit.norm).__name__}; a batch norm makes the branch a sum over nodes"
+        )
+    norm = unit.norm
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    p = unit.projection(x).flatten(2)[0].double()  # (n, l)
+    states = unit.state(x).flatten(2)[0].double()  # (s, l)
+    pooled = states @ p.mT / (p.shape[-1] if unit.normalize else 1)  # (s, n)
+    z = unit.graph_layers(pooled[None].to(x.dtype))[0].double()  # (s, n)
+    scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).double()  # (c)
+    m = scale[:, None] * (unit.extend.weight.flatten(1).double() @ z)  # (c, n)
+    shift = norm.bias.double() - scale * norm.running_mean.double()  # (c)
+    branch = m @ p + shift[:, None]  # (c, l)
+    with_branch = ((m.mT @ branch) * p).sum(1)  # <T_k, B>: (n)
+    alone = m.square().sum(0) * p.square().sum(1)  # |T_k|²: (n)
+    return (2 * with_branch - alone) / branch.square().sum().clamp_min(torch.finfo(torch.double).tiny)
+
+
+def _maps(path: str, unit: GloRe, x: Tensor) -> UnitMaps:
+    adjacency = unit.adjacency()
+    mixing = torch.eye(adjacency.shape[-1], device=adjacency.device) - adjacency
+    return UnitMaps(path, unit.project(x)[0].cpu(), node_energy(unit, x).cpu(), mixing.cpu())

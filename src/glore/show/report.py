@@ -1,0 +1,194 @@
+"""What a comparison says: a table, a verdict, and one page that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import csv
+import html
+import importlib.resources
+import platform
+import statistics
+from collections.abc import Iterator
+from string import Template
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import glore
+from glore.show import figures, maps
+from glore.train import compare, run
+from glore.train.compare import Cell, Grid
+from glore.train.folder import write_csv
+from glore.train.predict import PALETTE
+from glore.units import GloRe
+from glore.weights import files
+
+SCENES, NODES = 4, 8
+COUNTS = ("parameters", "multiply_adds", "step_ms")
+
+
+def write(grid: Grid) -> str:
+    """Write `results.csv`, `verdict.txt` and `report.html` into the comparison's folder; return what to print."""
+    rows = compare.results(grid)
+    write_csv(grid.out / "results.csv", rows)
+    verdicts = [str(verdict) for verdict in compare.verdicts(grid)]
+    metric = compare.metric(grid)
+    header = f"difference of {metric} on the test split, in points, with its 95 % interval"
+    text = (
+        "\n".join([f"{header}:", *verdicts]) if verdicts else f"no verdict yet: {grid.comparison.baseline} has not run"
+    )
+    with files.replacing(grid.out / "verdict.txt") as draft:
+        draft.write_text(text + "\n")
+    with files.replacing(grid.out / "report.html") as draft:
+        draft.write_text(_page(grid, rows, verdicts, metric), encoding="utf-8")
+    where = f"results: {grid.out / 'results.csv'}\npage: {grid.out / 'report.html'}"
+    return f"{_text_table(_summary(rows))}\n\n{text}\n\n{where}"
+
+
+def _summary(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A row a variant: each score as mean ± standard deviation over seeds in points, then what it costs."""
+    variants = dict.fromkeys(row["variant"] for row in rows)
+    out = []
+    for variant in variants:
+        own = [row for row in rows if row["variant"] == variant]
+        line = {"variant": variant, "seeds": str(len(own))}
+        for name in own[0]:
+            if name not in ("variant", "seed", *COUNTS):
+                line[name] = _mean([100 * row[name] for row in own])
+        line["parameters"] = f"{own[0]['parameters']:,}"
+        line["M multiply-adds"] = f"{own[0]['multiply_adds'] / 1e6:.1f}"
+        line["ms a step"] = f"{statistics.mean(row['step_ms'] for row in own):.1f}"
+        out.append(line)
+    return out
+
+
+def _mean(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _text_table(rows: list[dict[str, str]]) -> str:
+    columns = list(rows[0])
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
+    lines = [{name: name for name in columns}, *rows]
+    return "\n".join(
+        "  ".join(
+            line[name].ljust(widths[name]) if name == "variant" else line[name].rjust(widths[name]) for name in columns
+        )
+        for line in lines
+    )
+
+
+def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[str], metric: str) -> str:
+    template = Template((importlib.resources.files("glore.show") / "page.html").read_text(encoding="utf-8"))
+    finished = grid.finished()
+    variants = list(dict.fromkeys(cell.variant for cell, _ in finished))
+    colour = figures.colours(variants, grid.comparison.baseline)
+    series = {
+        variant: [_curve(cell, metric) for cell, _ in finished if cell.variant == variant] for variant in variants
+    }
+    series = {variant: [points for points in seeds if points] for variant, seeds in series.items()}
+    points = {
+        variant: (own[0]["multiply_adds"], 100 * statistics.mean(row[metric] for row in own), own[0]["parameters"])
+        for variant in variants
+        if (own := [row for row in rows if row["variant"] == variant])
+    }
+    seeds = sorted({cell.seed for cell, _ in finished})
+    return template.substitute(
+        title=html.escape(f"{' · '.join(variants)}"),
+        verdicts="".join(f"<li>{_emphasised(verdict)}</li>" for verdict in verdicts)
+        or "<li>The baseline has not run yet.</li>",
+        note=html.escape(grid.comparison.note),
+        metric=html.escape(metric),
+        table=_table(_summary(rows), colour, metric),
+        curves=figures.curves(series, f"{metric}, validation", colour),
+        cost=figures.cost(points, f"{metric}, test", colour),
+        samples="".join(_samples(finished, seeds[0])),
+        maps="".join(_maps(finished, seeds[0])),
+        seeds=", ".join(map(str, seeds)),
+        samples_tested=len(finished[0][0].counts()),
+        versions=html.escape(
+            f"glore {glore.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+            f"{platform.machine()}, {torch.get_num_threads()} threads"
+        ),
+    )
+
+
+def _emphasised(verdict: str) -> str:
+    said, _, word = html.escape(verdict).rpartition(": ")
+    return f"{said}: <strong>{word}</strong>"
+
+
+def _table(rows: list[dict[str, str]], colour: dict[str, str], metric: str) -> str:
+    head = "".join(f"<th{' class=main' if name == metric else ''}>{html.escape(name)}</th>" for name in rows[0])
+    body = "".join(
+        "<tr>"
+        + f'<th scope="row"><i style="background:{colour[row["variant"]]}"></i>{html.escape(row["variant"])}</th>'
+        + "".join(
+            f"<td{' class=main' if name == metric else ''}>{html.escape(value)}</td>"
+            for name, value in row.items()
+            if name != "variant"
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _curve(cell: Cell, metric: str) -> list[tuple[float, float]]:
+    path = cell.folder / "curves.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [(float(row["epoch"]), 100 * float(row[f"val/{metric}"])) for row in rows if row.get(f"val/{metric}")]
+
+
+def _samples(finished: list[tuple[Cell, dict[str, Any]]], seed: int) -> Iterator[str]:
+    """The first test samples, with the truth and what each variant says."""
+    cells = [cell for cell, _ in finished if cell.seed == seed]
+    classes = finished[0][1]["classes"]
+    data = run.prepare(cells[0].recipe, cells[0].folder).data.split("test")
+    nets = {cell.variant: files.load(cell.folder / "last", trust=True) for cell in cells}
+    for index in range(min(SCENES, len(data))):
+        sample, target = data[index][:2]
+        tiles = [
+            _tile(figures.picture(sample), "input"),
+            _tile(*_shown(sample, torch.as_tensor(target), "truth", classes)),
+        ]
+        for variant, net in nets.items():
+            with torch.no_grad():
+                logits = net(sample[None])[0]
+            tiles.append(_tile(*_shown(sample, logits.argmax(0), variant, classes)))
+        yield f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _shown(sample: Tensor, label: Tensor, caption: str, classes: list[str]) -> tuple[Any, str]:
+    if label.dim() == 0:
+        return figures.picture(sample), f"{caption}: {classes[int(label)]}"
+    return figures.mask(label, PALETTE), caption
+
+
+def _maps(finished: list[tuple[Cell, dict[str, Any]]], seed: int) -> Iterator[str]:
+    """For each variant with GloRe units: the nodes that matter most on the first test sample, and I − A."""
+    for cell, _ in finished:
+        if cell.seed != seed:
+            continue
+        net = files.load(cell.folder / "last", trust=True)
+        if not any(isinstance(module, GloRe) for module in net.modules()):
+            continue
+        sample = run.prepare(cell.recipe, cell.folder).data.split("test")[0][0]
+        for unit in maps.unit_maps(net, sample[None]):
+            tiles = [_tile(figures.picture(sample), "input")]
+            for node in unit.ranked[:NODES]:
+                caption = f"node {node} · {100 * float(unit.energy[node]):.0f} %"
+                tiles.append(_tile(figures.overlay(sample, unit.projection[node]), caption))
+            heats = "".join(figures.heat(mixing, f"I − A, layer {i}") for i, mixing in enumerate(unit.mixing, start=1))
+            yield (
+                f"<h3>{html.escape(cell.variant)}, unit {html.escape(unit.path)}</h3>"
+                f'<div class="tiles">{"".join(tiles)}</div><div class="heats">{heats}</div>'
+            )
+
+
+def _tile(rgb: Any, caption: str) -> str:
+    return f'<figure><img src="{figures.data_url(rgb)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'

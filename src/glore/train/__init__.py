@@ -1,0 +1,1 @@
+"""Training and comparing with Lightning, from recipes."""

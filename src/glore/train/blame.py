@@ -1,0 +1,81 @@
+"""What is wrong with a recipe, in one line: jsonargparse tells all that it tried, over many lines."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from difflib import get_close_matches
+from typing import Any
+
+from pytorch_lightning import Trainer
+
+TOP = ("model", "data", "trainer", "compare", "seed_everything")
+
+
+class RecipeError(ValueError):
+    """A recipe or flag that cannot be used; the message is one line that says what would work."""
+
+
+def blame(message: str, tree: dict[str, Any]) -> str:
+    """The fault and its cure from jsonargparse's message about a recipe.
+
+    Args:
+        message: of the error.
+        tree: the recipe.
+    """
+    path = ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    if found := re.search(
+        r"[Oo]ption '([^']+)' is not accepted|Group '(.+)' does not accept option '([^']+)'", message
+    ):
+        path, name = found[2] or path, found[1] or found[3]
+        accepted = _accepted(tree, path)
+        near = get_close_matches(name, accepted, n=1)
+        cure = f"did you mean {near[0]}?" if near else f"accepted there: {', '.join(accepted)}" if accepted else ""
+        return f"unknown key {_joined(path, name)}" + (f": {cure}" if cure else "")
+    if found := re.search(r"the following arguments are required: (.+)", message):
+        return f"{_joined(path, found[1])} is missing: give it in the recipe or as --{_joined(path, found[1])} VALUE"
+    value = _value(tree, path)
+    types = [name for name in re.findall(r"Expected a <class '([^']+)'>", message) if name != "NoneType"]
+    unimportable = re.search(r"has no attribute '|No module named '|import path", message)
+    if unimportable and not types:
+        return f"{path}={value!r} cannot be imported: give the path of a class or function, such as glore.GloRe2d"
+    if types:
+        return f"{path}={value!r} must be {' or '.join(dict.fromkeys(types))}"
+    line = " ".join(message.split("Given value")[0].split())
+    return f"{path}={value!r}: {line}" if path else line
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _value(tree: dict[str, Any], path: str) -> Any:
+    node: Any = tree
+    for name in filter(None, path.split(".")):
+        if isinstance(node, dict) and "class_path" in node and name not in node:
+            node = node.get("init_args") or {}
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
+
+
+def _accepted(tree: dict[str, Any], path: str) -> list[str]:
+    """The keys that a recipe may have at a path."""
+    if not path:
+        return list(TOP)
+    node = _value(tree, path)
+    class_path = node.get("class_path") if isinstance(node, dict) else node
+    try:
+        if path == "trainer":
+            builder: Any = Trainer
+        elif path in ("data", "compare"):
+            from glore.train import data, recipe
+
+            builder = {"data": data.Data, "compare": recipe.Comparison}[path]
+        else:
+            module, _, name = str(class_path).rpartition(".")
+            builder = getattr(importlib.import_module(module), name)
+        parameters = inspect.signature(builder).parameters.values()
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return []
+    return [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]

@@ -1,0 +1,188 @@
+"""The one data module: any dataset by class path, in an order and with random draws that follow from the seed alone."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+
+
+class Draw(NamedTuple):
+    """Which item to take, and the seed of its random augmentation."""
+
+    item: int
+    seed: int
+
+
+class Seeded(Dataset[Any]):
+    """Items `(*item, index)` of a dataset, each made with random states of its own.
+
+    An item's augmentation then depends on nothing but the seed, the epoch and its index: not on the number of workers
+    or processes, nor on where an interrupted training went on.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
+        generator = torch.default_generator  # torch.manual_seed would seed the devices too, a third of a millisecond
+        states = generator.get_state(), random.getstate()
+        generator.manual_seed(draw.seed)
+        random.seed(draw.seed)
+        try:
+            return (*self.dataset[draw.item], draw.item)
+        finally:
+            generator.set_state(states[0])
+            random.setstate(states[1])
+
+
+class Order(Sampler[Draw]):
+    """The order of the items in an epoch, or this process's part of it.
+
+    In training each global batch is cut into equal parts, one a process, and what does not fill a global batch is left
+    out of that epoch. In evaluation every item comes once.
+
+    Args:
+        size: how many items there are.
+        batch_size: of all processes together.
+        shuffle: a new random order in each epoch, as in training; otherwise in their own order, all of them.
+        seed: the order and the items' seeds follow from it and the epoch.
+        rank: of this process.
+        processes: how many there are.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, shuffle: bool, seed: int, rank: int, processes: int) -> None:
+        self.size, self.batch_size, self.shuffle = size, batch_size, shuffle
+        self.seed, self.rank, self.processes = seed, rank, processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls it before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
+        seeds = torch.randint(2**62, (self.size,), generator=generator)
+        if self.shuffle:
+            order = torch.randperm(self.size, generator=generator)
+            batches = order[: len(order) // self.batch_size * self.batch_size].view(-1, self.batch_size)
+            order = batches.chunk(self.processes, dim=1)[self.rank].flatten()
+        else:
+            order = torch.arange(self.size)[self.rank :: self.processes]
+        return (Draw(int(index), int(seeds[index])) for index in order)
+
+    def __len__(self) -> int:
+        if self.shuffle:
+            return self.size // self.batch_size * self.batch_size // self.processes
+        return len(range(self.rank, self.size, self.processes))
+
+
+class Data(LightningDataModule):
+    """Datasets of any kind, as batches.
+
+    Args:
+        dataset: makes a dataset from the name of a split, `"train"`, `"val"` or `"test"`: a class path whose first
+            argument is the split, with its other arguments. An item is `(input, target)`; the attribute `classes`
+            names the classes in order.
+        batch_size: samples a training step, of all processes together.
+        eval_batch_size: samples a step of validation, test and prediction in each process; `batch_size` by default.
+        workers: processes that load data, for each training process; 0 loads in the training process itself.
+        seed: the order of the data and its augmentation follow from it; `seed_everything` by default.
+
+    Raises:
+        ValueError: `batch_size` cannot be shared among the processes, or is larger than the training set.
+    """
+
+    def __init__(
+        self,
+        dataset: Callable[[str], Dataset[Any]],
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+            if value < least:
+                raise ValueError(f"data.{name}={value} must be at least {least}")
+        self.make, self.batch_size, self.workers, self.seed = dataset, batch_size, workers, seed
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.splits: dict[str, Dataset[Any]] = {}
+
+    def setup(self, stage: str) -> None:
+        for split in SPLITS[stage]:
+            self.split(split)
+
+    def split(self, name: str) -> Any:
+        """The dataset of a split, made when first asked for."""
+        if name not in self.splits:
+            self.splits[name] = self.make(name)
+        return self.splits[name]
+
+    @property
+    def training_steps(self) -> int:
+        """How many steps of the optimizer a whole training has.
+
+        Lightning's own count makes the loader to get it, before a resumed training knows its epoch.
+        """
+        trainer = self.trainer
+        assert trainer is not None
+        batches, limit = len(self.split("train")) // self.batch_size, trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+        whole = min(steps, math.ceil(batches / trainer.accumulate_grad_batches) * epochs)
+        if whole == math.inf:
+            raise ValueError("trainer.max_epochs or trainer.max_steps is needed: the schedule has to know the end")
+        return int(whole)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        trainer = self.trainer
+        assert trainer is not None
+        size, processes = len(self.split("train")), trainer.world_size
+        if self.batch_size % processes or self.batch_size > size:
+            raise ValueError(
+                f"data.batch_size={self.batch_size}, which is of all processes together, must be a multiple of the "
+                f"{processes} processes and at most the {size} training samples"
+            )
+        # Lightning makes the loader's iterator before it sets the epoch, and workers begin at once: a resumed training
+        # has to start with the right one
+        epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        return self._loader("train", self.batch_size // processes, epoch)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", self.eval_batch_size)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(self, split: str, batch_size: int, epoch: int = 0) -> DataLoader[Any]:
+        assert self.trainer is not None
+        dataset = self.split(split)
+        order = Order(
+            len(dataset),
+            self.batch_size,
+            shuffle=split == "train",
+            seed=self.seed,
+            rank=self.trainer.global_rank,
+            processes=self.trainer.world_size,
+        )
+        order.set_epoch(epoch)
+        return DataLoader(
+            Seeded(dataset),
+            batch_size=batch_size,  # by name: Lightning makes loaders again for prediction
+            sampler=order,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,117 @@
+"""A run's folder: what is kept of a training, each file whole at any moment, and how an interrupted one goes on.
+
+recipe.yaml                      the resolved recipe
+resume.ckpt                      everything a training needs to go on, after its last completed epoch
+last.safetensors, last.json      weights after the last completed epoch, and how the network is made
+best.safetensors, best.json      the same of the epoch with the best score on the validation split
+curves.csv                       a row an epoch
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from glore.weights import files
+
+RESUME = "resume.ckpt"
+
+
+class WholeFiles(CheckpointIO):
+    """Writes a checkpoint whole or not at all, with the weights as safetensors beside it; reads no code from it."""
+
+    def __init__(self, constructor: files.Constructor) -> None:
+        self.constructor = constructor
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: dict[str, Any] | None = None
+    ) -> None:
+        path = Path(path)
+        weights = checkpoint["state_dict"]  # averaged ones, where a callback averages
+        network = {name.removeprefix("net."): tensor for name, tensor in weights.items() if name.startswith("net.")}
+        for name in ("last", "best") if (storage_options or {}).get("best") else ("last",):
+            files.save(path.with_name(name), network, self.constructor)
+        with files.replacing(path) as draft:
+            torch.save(checkpoint, draft)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        try:
+            return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError … for broken files
+            raise ValueError(
+                f"{path} is damaged ({str(error).splitlines()[0][:100]}): remove it, and this run starts anew"
+            ) from error
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+class Keep(Checkpoint):
+    """After each epoch, write the run's files; the curves and step times go on where an interrupted run stopped.
+
+    Args:
+        folder: of the run.
+        metric: the logged score whose highest value makes an epoch the best one.
+    """
+
+    def __init__(self, folder: Path, metric: str) -> None:
+        super().__init__()
+        self.folder, self.metric = folder, metric
+        self.curves: list[dict[str, float]] = []
+        self.step_seconds: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"curves": self.curves, "step_seconds": self.step_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.curves, self.step_seconds = state_dict["curves"], state_dict["step_seconds"]
+
+    def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_index: int) -> None:
+        self.timed = trainer.global_step < 10 or trainer.global_step % 10 == 0  # seldom: a device has to be waited for
+        if self.timed:
+            self.started = _now(task)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if self.timed:
+            self.step_seconds.append(_now(task) - self.started)
+
+    @property
+    def step_ms(self) -> float:
+        """The median time of a training step, without waiting for data, in ms."""
+        return 1000 * statistics.median(self.step_seconds) if self.step_seconds else float("nan")
+
+    def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        before = max((row.get(self.metric, float("-inf")) for row in self.curves), default=float("-inf"))
+        self.curves.append({"epoch": trainer.current_epoch + 1, **logged})
+        best = logged.get(self.metric, float("-inf")) > before
+        trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})
+        if trainer.is_global_zero:
+            write_csv(self.folder / "curves.csv", self.curves)
+
+
+def _now(task: LightningModule) -> float:
+    if task.device.type != "cpu":
+        torch.accelerator.synchronize(task.device)
+    return time.perf_counter()
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as a table, whole or not at all; a key that a row lacks is an empty cell."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with files.replacing(path) as draft, draft.open("w", newline="") as file:
+        table = csv.DictWriter(file, columns)
+        table.writeheader()
+        table.writerows(rows)

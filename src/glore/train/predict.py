@@ -1,0 +1,70 @@
+"""Predictions as files: a mask for each picture, or a table of classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from glore.train.folder import write_csv
+from glore.weights import files
+
+# Colours of the classes 0, 1, 2, …: black, then those that matplotlib calls tab10
+PALETTE = bytes.fromhex("000000 1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf")
+
+
+class Write(BasePredictionWriter):
+    """Writes predictions to a folder as they are made: masks `<index>.png`, or `predictions.csv` with the top classes.
+
+    A mask is a PNG whose values are classes, with a palette that shows them.
+
+    Args:
+        folder: where to; made if need be.
+        classes: their names.
+        top: how many classes a row of the table has.
+    """
+
+    def __init__(self, folder: Path, classes: list[str], top: int = 5) -> None:
+        super().__init__("batch")
+        self.folder, self.classes, self.top = folder, classes, min(top, len(classes))
+        self.rows: list[dict[str, Any]] = []
+        self.written = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        task: LightningModule,
+        prediction: tuple[Tensor, Tensor],
+        batch_indices: Any,
+        batch: Any,
+        batch_index: int,
+        dataloader_index: int,
+    ) -> None:
+        indices, logits = prediction
+        self.written += len(indices)
+        if logits.dim() == 2:
+            self._rows(indices, logits)
+            return
+        for index, mask in zip(indices.tolist(), logits.argmax(1).to("cpu", torch.uint8), strict=True):
+            picture = Image.fromarray(mask.numpy(), mode="P")
+            picture.putpalette(PALETTE)
+            with files.replacing(self.folder / f"{index:06d}.png") as draft:
+                picture.save(draft, "PNG")
+
+    def _rows(self, indices: Tensor, logits: Tensor) -> None:
+        best = logits.float().softmax(1).topk(self.top)
+        for index, values, classes in zip(indices.tolist(), best.values.tolist(), best.indices.tolist(), strict=True):
+            row = {"index": index}
+            for place, (value, k) in enumerate(zip(values, classes, strict=True), start=1):
+                row |= {f"class_{place}": self.classes[k], f"probability_{place}": round(value, 6)}
+            self.rows.append(row)
+
+    def on_predict_end(self, trainer: Trainer, task: LightningModule) -> None:
+        if self.rows:
+            write_csv(self.folder / f"predictions{trainer.global_rank or ''}.csv", self.rows)

@@ -1,0 +1,66 @@
+"""How far a training is and how long is left: one bar over all runs of a command."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from tqdm import tqdm
+
+
+class Progress(Callback):
+    """A bar over the steps of one or more runs.
+
+    Args:
+        runs: how many runs the bar is over.
+    """
+
+    def __init__(self, runs: int = 1) -> None:
+        self.runs, self.name, self.done = runs, "", 0
+        self.bar: Any = None
+
+    def begin(self, name: str) -> None:
+        """A run of this name comes next."""
+        self.name = name
+
+    def end(self) -> None:
+        """The run is over, whether it ran to its end or not."""
+        self.done += 1
+
+    def close(self) -> None:
+        """All runs are over."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        steps = trainer.datamodule.training_steps  # type: ignore[attr-defined]
+        if self.bar is None and trainer.is_global_zero:
+            shown = sys.stderr.isatty()
+            self.bar = tqdm(
+                total=steps * (self.runs - self.done),
+                mininterval=0.5 if shown else 15,
+                dynamic_ncols=shown,
+                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
+            )
+            self.first = self.done
+        self._show(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if self.bar is not None:
+            steps = trainer.datamodule.training_steps  # type: ignore[attr-defined]
+            self.bar.update((self.done - self.first) * steps + trainer.global_step - self.bar.n)
+
+    def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
+        self._show(trainer)
+
+    def _show(self, trainer: Trainer) -> None:
+        if self.bar is None:
+            return
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 0)
+        self.bar.set_description_str(f"{self.name} · epoch {epoch}/{trainer.max_epochs}", refresh=False)
+        shown = [name for name in ("train/loss", getattr(trainer.lightning_module, "shown", "")) if name in metrics]
+        self.bar.set_postfix_str(" ".join(f"{name} {metrics[name]:.3f}" for name in shown))

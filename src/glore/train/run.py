@@ -1,0 +1,187 @@
+"""One run of a recipe in a folder: train or go on, then test what was trained."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pytorch_lightning import Trainer
+from safetensors.torch import save_file
+from torch import Tensor
+
+from glore import measure
+from glore.train.blame import RecipeError
+from glore.train.data import Data
+from glore.train.folder import RESUME, Keep
+from glore.train.predict import Write
+from glore.train.progress import Progress
+from glore.train.recipe import Recipe, read
+from glore.train.task import Task
+from glore.weights import files
+
+RECIPE, RESULT, SAMPLES = "recipe.yaml", "result.json", "samples.safetensors"
+
+
+class BusyError(RuntimeError):
+    """Another process works in the folder."""
+
+
+@contextmanager
+def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
+    """Hold a folder for runs of this recipe alone; a killed process lets go of it.
+
+    Raises:
+        BusyError: another process holds it.
+        RecipeError: the folder belongs to another recipe; the message names what differs.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise RecipeError(f"cannot write to {folder}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise BusyError(f"another process works in {folder}") from error
+        _same_recipe(folder, recipe)
+        yield
+
+
+def _same_recipe(folder: Path, recipe: Recipe) -> None:
+    path = folder / RECIPE
+    if not path.is_file():
+        with files.replacing(path) as draft:
+            draft.write_text(yaml.safe_dump(recipe.resolved, sort_keys=False))
+        return
+    before, now = Recipe(read(["--config", str(path)])).decisive, recipe.decisive
+    absent = "absent"
+    changed = [
+        f"{key} is {now.get(key, absent)!r}, was {before.get(key, absent)!r}"
+        for key in dict.fromkeys((*before, *now))
+        if now.get(key, absent) != before.get(key, absent)
+    ]
+    if changed:
+        raise RecipeError(
+            f"{folder} holds a run of another recipe ({'; '.join(changed[:3])}): "
+            "choose another --out, or remove that folder to start anew"
+        )
+
+
+@dataclass
+class Run:
+    """A task with its data and trainer, whose files are in a folder."""
+
+    recipe: Recipe
+    folder: Path
+    task: Task
+    data: Data
+    trainer: Trainer
+
+    def fit(self, start: Mapping[str, Tensor] | None = None) -> None:
+        """Train from where an earlier run of the same recipe stopped, or from the start.
+
+        Args:
+            start: first weights; those that the network has too, with the same shape, are taken.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+            OSError: the folder cannot be written or the disk is full; the files of the last epoch are whole.
+            ValueError: `resume.ckpt` is damaged.
+        """
+        own = self.task.net.state_dict()
+        shared = {k: v for k, v in (start or {}).items() if k in own and own[k].shape == v.shape}
+        self.task.net.load_state_dict(own | shared)
+        resume = self.folder / RESUME
+        with quiet():
+            self.trainer.fit(self.task, datamodule=self.data, ckpt_path=str(resume) if resume.is_file() else None)
+
+    def evaluate(self, split: Literal["val", "test"] = "test", weights: str | Path | None = "last") -> dict[str, float]:
+        """The scores on a split; what each sample added stays in `task.samples`.
+
+        Args:
+            split: which.
+            weights: `"last"`, `"best"`, the path of a safetensors file, or None for those that the network has.
+
+        Raises:
+            FileNotFoundError: there are no such weights.
+            ValueError: they are damaged, or of another network.
+        """
+        self.load(weights)
+        with quiet():
+            evaluate = self.trainer.validate if split == "val" else self.trainer.test
+            (logged,) = evaluate(self.task, datamodule=self.data, verbose=False)
+        return {name.removeprefix(f"{split}/"): score for name, score in logged.items() if name.startswith(split)}
+
+    def load(self, weights: str | Path | None) -> None:
+        """Load `"last"` or `"best"` weights of the folder, or those of a file."""
+        if weights is not None:
+            files.load_weights(self.task.net, self.folder / weights if weights in ("last", "best") else weights)
+
+    def predict(self, folder: Path, weights: str | Path | None = "last") -> int:
+        """Write predictions for the test split to a folder, and return how many this process wrote."""
+        self.load(weights)
+        writer = Write(folder, list(self.data.split("test").classes))
+        self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
+        with quiet():
+            self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
+        return writer.written
+
+    def finish(self, **about: Any) -> dict[str, Any]:
+        """Test the last epoch's weights, and write the result and what each test sample added to it.
+
+        Args:
+            about: what else the result tells, such as the variant and the seed.
+        """
+        metrics = self.evaluate()
+        example = self.data.split("test")[0][0][None]
+        (kept,) = (callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Keep))
+        result = {
+            **about,
+            "metrics": metrics,
+            "classes": list(self.data.split("test").classes),
+            "parameters": measure.parameters(self.task.net),
+            "multiply_adds": measure.multiply_adds(self.task.net.cpu(), example),
+            "step_ms": kept.step_ms,
+            "hash": self.recipe.hash,
+        }
+        if self.trainer.is_global_zero:
+            samples = self.task.samples
+            with files.replacing(self.folder / SAMPLES) as draft:
+                counts = torch.stack(list(samples.values()))
+                save_file({"index": torch.tensor(list(samples)), "counts": counts}, draft)
+            with files.replacing(self.folder / RESULT) as draft:
+                draft.write_text(json.dumps(result, indent=2) + "\n")
+        return result
+
+
+def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Run:
+    """Make what a recipe names, to run in a folder."""
+    with quiet():
+        return Run(recipe, folder, *recipe.build(folder, progress))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning from telling what we tell ourselves, or what a recipe decided on purpose."""
+    logs = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric", "lightning.fabric")]
+    levels = [log.level for log in logs]
+    with warnings.catch_warnings():
+        for about in ("does not have many workers", "treespec, LeafSpec", "in eval mode at the start"):
+            warnings.filterwarnings("ignore", f".*{about}")
+        try:
+            for log in logs:
+                log.setLevel(logging.WARNING)
+            yield
+        finally:
+            for log, level in zip(logs, levels, strict=True):
+                log.setLevel(level)

@@ -1,0 +1,34 @@
+"""Semantic segmentation: a class for each position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glore import metrics
+from glore.train.task import Task
+
+
+class Segment(Task):
+    """Train a network whose logits have a class for each position, with cross-entropy; see `Task` for the arguments.
+
+    Scores: intersection over union of each class, `iou_<class>`, and its mean over the classes that occur, `miou`.
+    Positions with label 255 count for nothing.
+    """
+
+    metric = "miou"
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(logits, target, ignore_index=metrics.IGNORED)
+
+    def counts(self, logits: Tensor, target: Tensor) -> Tensor:
+        return metrics.confusion(logits.argmax(1), target, logits.shape[1])
+
+    @staticmethod
+    def scores(counts: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
+        iou = metrics.iou(counts)  # (*sums, k)
+        by_class = {f"iou_{name}": iou[..., k] for k, name in enumerate(classes)}
+        return {**by_class, "miou": torch.nanmean(iou, -1)}

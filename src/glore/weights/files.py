@@ -1,0 +1,201 @@
+"""Networks on disk: weights as safetensors, and beside them a JSON that tells how the network is made.
+
+A file from elsewhere is data, never code: the JSON may name only the builders listed here, unless the caller trusts it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+Constructor = dict[str, Any]  # {"class_path": "package.builder", "init_args": {…}}; an argument may be another one
+
+BUILDERS = frozenset(
+    f"glore.{name}"
+    for name in (
+        *("nets.small.small_classifier", "nets.small.small_segmenter"),
+        *(f"GloRe{axes}d" for axes in (1, 2, 3)),
+        *(
+            f"units.{file}{kind}{axes}d"
+            for axes in (1, 2, 3)
+            for kind, module in {
+                "Bottleneck": "bottleneck",
+                "DoubleAttention": "double_attention",
+                "GloRe": "glore",
+                "GlobalContext": "global_context",
+                "NonLocal": "non_local",
+                "SqueezeExcite": "squeeze_excite",
+            }.items()
+            for file in ("", f"{module}.")
+        ),
+    )
+)
+
+
+def save(path: Path | str, weights: dict[str, Tensor], constructor: Constructor) -> None:
+    """Write `path` (weights, `.safetensors`) and its `.json` (constructor), each whole or not at all.
+
+    Args:
+        path: of the weights; the JSON goes beside it.
+        weights: the network's state dict.
+        constructor: `{"class_path": …, "init_args": {…}}` of JSON values; an argument may be such a dict itself.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; a file that was there before is unharmed.
+    """
+    path = Path(path).with_suffix(".safetensors")
+    with replacing(path) as draft:
+        save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, draft)
+    with replacing(path.with_suffix(".json")) as draft:
+        draft.write_text(json.dumps(constructor, indent=2) + "\n")
+
+
+def load(path: Path | str, *, trust: bool = False) -> nn.Module:
+    """Make the network that `save` wrote, in evaluation mode on the CPU.
+
+    Args:
+        path: of the weights, the JSON, or their common name.
+        trust: let the JSON name builders that are not ours. They are imported and called, which runs their code: trust
+            only files that you would run as a program.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: a file is damaged, the JSON names a builder that is not ours, or the weights do not fit.
+
+    Example:
+        >>> import tempfile
+        >>> from glore.nets.small import small_segmenter
+        >>> arguments = {"classes": 3, "units": {"res3": 1}, "unit": {"class_path": "glore.GloRe2d"}}
+        >>> constructor = {"class_path": "glore.nets.small.small_segmenter", "init_args": arguments}
+        >>> net = construct(constructor)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/net", net.state_dict(), constructor)
+        ...     again = load(f"{folder}/net")
+        >>> all(map(torch.equal, net.state_dict().values(), again.state_dict().values()))
+        True
+    """
+    path = Path(path)
+    json_path = path.with_suffix(".json")
+    for file in (path.with_suffix(".safetensors"), json_path):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: a network is two files, NAME.safetensors and NAME.json")
+    try:
+        constructor = json.loads(json_path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{json_path} is not a JSON file: {error}") from error
+    try:
+        net = construct(constructor, trust=trust)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{json_path} makes no network: {error}") from error
+    load_weights(net, path)
+    return net.eval()
+
+
+def load_weights(net: nn.Module, path: Path | str) -> None:
+    """Load the weights that `save` wrote into a network that is there already.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or its keys or shapes are not the network's.
+    """
+    path = Path(path).with_suffix(".safetensors")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+    expected = net.state_dict()
+    faults = [f"{name} is missing" for name in expected.keys() - weights.keys()]
+    faults += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
+    faults += [
+        f"{name} is {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"{path} does not fit this network: {'; '.join(sorted(faults)[:3])}{more}")
+    net.load_state_dict(weights)
+
+
+def construct(constructor: Constructor, *, trust: bool = False) -> Any:
+    """Call what a constructor names with its arguments; those that are constructors too are made first.
+
+    An argument whose parameter is annotated as a callable receives the builder with its arguments, not what it makes:
+    this is how a unit is given, which is made anew for each place.
+
+    Raises:
+        ValueError: a builder is not ours and `trust` is not given, or cannot be found.
+    """
+    builder, arguments = _resolve(constructor, trust)
+    parameters = inspect.signature(builder, eval_str=True).parameters
+    for name, value in arguments.items():
+        if not _is_constructor(value):
+            continue
+        if name in parameters and _takes_callable(parameters[name].annotation):
+            inner, inner_arguments = _resolve(value, trust)
+            arguments[name] = partial(inner, **inner_arguments)
+        else:
+            arguments[name] = construct(value, trust=trust)
+    return builder(**arguments)
+
+
+def _is_constructor(value: object) -> bool:
+    return isinstance(value, dict) and "class_path" in value
+
+
+def _takes_callable(hint: Any) -> bool:
+    return typing.get_origin(hint) is Callable or any(map(_takes_callable, typing.get_args(hint)))
+
+
+def _resolve(constructor: Constructor, trust: bool) -> tuple[Callable[..., Any], dict[str, Any]]:
+    if not _is_constructor(constructor) or not isinstance(constructor["class_path"], str):
+        raise ValueError(f"{constructor!r} must be {{'class_path': 'package.builder', 'init_args': {{…}}}}")
+    class_path = constructor["class_path"]
+    if not trust and class_path not in BUILDERS:
+        raise ValueError(
+            f"class_path={class_path!r} is not a builder of glore; if you trust whoever made this file "
+            "as you trust a program you run, pass trust=True"
+        )
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name), dict(constructor.get("init_args") or {})
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"class_path={class_path!r} cannot be imported: {error}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and put what was written in the place of `path` at once.
+
+    The file is either the old one or the new one, whole, whenever the machine stops; the draft is taken away on errors.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; torch and safetensors tell that otherwise.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise OSError(f"cannot write {path} ({reason}): what was there before is unharmed") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)

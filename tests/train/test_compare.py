@@ -1,0 +1,154 @@
+"""Comparisons: the cells, what they share, what fails and what does not, and what comes out."""
+
+import copy
+import csv
+import json
+
+import pytest
+import torch
+
+from glore.show import report
+from glore.train import compare
+from glore.train import run as runs
+from glore.train.blame import RecipeError
+from glore.train.recipe import put
+
+
+def ran(tree, out, **options):
+    grid = compare.grid(tree, out, **options)
+    return grid, list(compare.run(grid))
+
+
+def test_the_grid_is_seed_by_seed_and_the_baseline_first(tree, tmp_path):
+    put(tree, "compare.baseline", "glore")
+    grid = compare.grid(tree, tmp_path)
+    assert [(cell.seed, cell.variant) for cell in grid.cells] == [
+        (seed, variant) for seed in (0, 1) for variant in ("glore", "plain", "plain+conv", "glore 2 layers")
+    ]
+    assert len({cell.recipe.hash for cell in grid.cells}) == 8
+    assert grid.cells[3].folder == tmp_path / "glore-2-layers/seed0"
+
+
+def test_variants_of_a_seed_share_first_weights_and_the_order_of_the_data(tree, tmp_path, monkeypatch):
+    put(tree, "epochs", 1)
+    first, seen = {}, {}
+
+    def fit(self, start=None):
+        own = self.task.net.state_dict()
+        shared = {k: v for k, v in (start or {}).items() if k in own}
+        first[str(self.folder.relative_to(tmp_path))] = {k: v.clone() for k, v in (own | shared).items()}
+        self.data.trainer = self.trainer
+        seen[str(self.folder.relative_to(tmp_path))] = [batch[-1].tolist() for batch in self.data.train_dataloader()]
+
+    monkeypatch.setattr(runs.Run, "fit", fit)
+    monkeypatch.setattr(runs.Run, "finish", lambda self, **about: {})
+    ran(tree, tmp_path)
+    for seed in (0, 1):
+        plain, glore, control = (f"{name}/seed{seed}" for name in ("plain", "glore", "plain+conv"))
+        assert seen[plain] == seen[glore] == seen[control]
+        for name, tensor in first[plain].items():
+            assert torch.equal(tensor, first[glore][name]), name
+            assert torch.equal(tensor, first[control][name]), name
+        assert len(first[glore]) > len(first[plain])
+    assert seen["plain/seed0"] != seen["plain/seed1"]
+    assert not torch.equal(first["plain/seed0"]["backbone.stem.weight"], first["plain/seed1"]["backbone.stem.weight"])
+
+
+def test_what_comes_out(tree, tmp_path):
+    grid, messages = ran(tree, tmp_path)
+    assert not messages
+    said = report.write(grid)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == [
+        *("variant", "seed", "iou_background", "iou_common", "iou_odd", "miou", "parameters", "multiply_adds", "step_ms"),
+    ]
+    assert [(row["variant"], row["seed"]) for row in rows] == [
+        (variant, str(seed)) for seed in (0, 1) for variant in ("plain", "plain+conv", "glore", "glore 2 layers")
+    ]
+    by_name = {row["variant"]: row for row in rows}
+    parameters = {name: int(row["parameters"]) for name, row in by_name.items()}
+    assert parameters["plain"] < parameters["glore"] < parameters["glore 2 layers"]
+    assert abs(parameters["plain+conv"] - parameters["glore"]) <= 9
+    for name in ("plain+conv", "glore", "glore 2 layers"):
+        assert f"{name} − plain = " in said
+    assert "glore − plain+conv = " in said
+    assert (tmp_path / "verdict.txt").read_text().strip() in said
+
+
+def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
+    ran(tree, tmp_path, variants=["glore"], seeds=[])
+
+    def fail(*arguments):
+        raise AssertionError("a finished cell was run")
+
+    monkeypatch.setattr(runs.Run, "fit", fail)
+    grid = compare.grid(tree, tmp_path)
+    assert not list(compare.run(grid, [cell for cell in grid.cells if cell.variant in ("plain", "glore")]))
+
+
+def test_a_changed_recipe_is_refused(tree, tmp_path):
+    ran(tree, tmp_path, variants=["glore"])
+    put(tree, "epochs", 2)
+    with pytest.raises(RecipeError, match=r"trainer\.max_epochs is 2, was 3"):
+        ran(tree, tmp_path)
+
+
+def test_a_cell_whose_loss_is_not_finite_is_told_and_left(tree, tmp_path):
+    variants = {"plain": {"model.net.unit": None}, "wild": {"model.optimizer.lr": 1e30}, "glore": {}}
+    tree["compare"] |= {"variants": variants, "seeds": [0]}
+    put(tree, "model.schedule.warmup", 0.0)
+    grid, messages = ran(tree, tmp_path)
+    (message,) = messages
+    assert message.startswith("stopped wild, seed 0: the loss is ")
+    assert "learning rate 9.7e+29" in message
+    assert [result["variant"] for _, result in grid.finished()] == ["plain", "glore"]
+    assert "wild" not in report.write(grid)
+
+
+def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
+    tree["compare"]["seeds"] = [0]
+    grid = compare.grid(tree, tmp_path, variants=["glore"])
+    with runs.claimed(grid.cells[1].folder, grid.cells[1].recipe):
+        (message,) = compare.run(grid)
+    assert message.startswith("left out glore, seed 0: another process works in")
+    assert grid.cells[0].result()
+
+
+def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
+    grid = compare.grid(tree, tmp_path, seeds=[7])
+    list(compare.run(grid, [cell for cell in grid.cells if cell.seed == 7 and cell.variant in ("plain", "glore")]))
+    later = compare.grid(tree, tmp_path)
+    assert {(cell.variant, cell.seed) for cell, _ in later.finished()} == {("plain", 7), ("glore", 7)}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"compare.variants": {}}, {}, "no variant 'plain' to compare with"),
+        ({"compare.baseline": "bare"}, {}, "no variant 'bare' to compare with"),
+        ({}, {"variants": ["glroe"]}, "--variant glroe: the recipe has no such variant; did you mean 'glore'?"),
+        ({"compare.variants": {"plain": {"model.net.unt": 1}}}, {}, "unknown key model.net.unt"),
+    ],
+)
+def test_faults_are_told_before_anything_runs(tree, tmp_path, change, options, message):
+    for key, value in change.items():
+        put(tree, key, value)
+    with pytest.raises(RecipeError) as error:
+        compare.grid(tree, tmp_path, **options)
+    assert message in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_metric_that_the_task_lacks_is_named(tree, tmp_path):
+    put(tree, "compare.metric", "top1")
+    grid, _ = ran(copy.deepcopy(tree), tmp_path, variants=["glore"])
+    with pytest.raises(RecipeError, match="compare.metric='top1' must be one of iou_background"):
+        report.write(grid)
+
+
+def test_a_result_of_another_recipe_does_not_count(tree, tmp_path):
+    grid, _ = ran(tree, tmp_path, variants=["plain"])
+    path = grid.cells[0].folder / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hash": "other"}))
+    assert grid.cells[0].result() is None

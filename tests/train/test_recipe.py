@@ -1,0 +1,123 @@
+"""Recipes: what is read, what flags do to it, and what is said of those that cannot be used."""
+
+import copy
+import json
+
+import pytest
+import yaml
+
+from glore.train import recipe as recipes
+from glore.train.blame import RecipeError
+from glore.train.recipe import Recipe, put, read
+
+
+def net_of(tree):
+    return Recipe(tree).constructor["init_args"]
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_shipped_recipes_parse_with_all_their_variants(name):
+    tree = read(["--config", name])
+    comparison = Recipe(tree).comparison
+    assert comparison.baseline in comparison.variants
+    assert set(comparison.demo or []) <= set(comparison.variants)
+    for puts in comparison.variants.values():
+        variant = copy.deepcopy(tree)
+        for key, value in puts.items():
+            put(variant, key, value)
+        json.dumps(Recipe(variant).constructor)
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "value"),
+    [
+        (["--epochs", "7"], "trainer.max_epochs", 7),
+        (["--epochs=7"], "trainer.max_epochs", 7),
+        (["--seed", "3"], "seed_everything", 3),
+        (["--model.optimizer.lr", "1e-3"], "model.init_args.optimizer.init_args.lr", 0.001),
+        (["--model.net.unit", "null"], "model.init_args.net.init_args.unit", None),
+        (["--model.net.init_args.unit=null"], "model.init_args.net.init_args.unit", None),
+        (["--model.net.units={res2: 1}"], "model.init_args.net.init_args.units.res2", 1),
+        (["--model.net.unit.graph_layers=2"], "model.init_args.net.init_args.unit.init_args.graph_layers", 2),
+        (["--model.net.unit=glore.units.NonLocal2d"], "model.init_args.net.init_args.unit.class_path", "glore.units.NonLocal2d"),
+        (["--data.dataset.scenes", "5"], "data.dataset.init_args.scenes", 5),
+        (["--trainer.gradient_clip_val", "0.5"], "trainer.gradient_clip_val", 0.5),
+    ],
+)
+def test_flags_change_values(recipe_path, flags, key, value):
+    assert recipes.flat(Recipe(read(["--config", str(recipe_path), *flags])).resolved)[key] == value
+
+
+def test_the_seed_is_the_datas_too(recipe_path):
+    tree = read(["--config", str(recipe_path), "--seed", "5"])
+    _, data, _ = Recipe(tree).build()
+    assert data.seed == 5
+
+
+def test_callbacks_are_appended_and_given_arguments(recipe_path):
+    flags = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
+    (callback,) = Recipe(read(["--config", str(recipe_path), *flags])).resolved["trainer"]["callbacks"]
+    assert callback["class_path"].endswith("EMAWeightAveraging")
+    assert callback["init_args"]["decay"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model.net.unt=3"], "unknown key model.net.unt: did you mean unit?"),
+        (["--model.net.unit.graph_layer=3"], "unknown key model.net.unit.graph_layer: did you mean graph_layers?"),
+        (["--trainer.max_epoch=3"], "unknown key trainer.max_epoch: did you mean max_epochs?"),
+        (["--compare.varants=3"], "unknown key compare.varants: did you mean variants?"),
+        (["--data.batchsize=3"], "unknown key data.batchsize: did you mean batch_size?"),
+        (["--data.root=x"], "unknown key data.dataset.root: accepted there: split, scenes, seed"),
+        (["--nonsense=3"], "unknown key nonsense: accepted there: model, data, trainer, compare, seed_everything"),
+        (["--trainer.max_epochs=x"], "trainer.max_epochs='x' must be int"),
+        (["--model.net.classes=3.5"], "model.net.classes=3.5 must be int"),
+        (["--model.optimizer.lr=abc"], "model.optimizer.lr='abc' must be float"),
+        (["--seed=abc"], "seed_everything='abc' must be bool or int"),
+        (["--model=Foo"], "model='Foo' cannot be imported"),
+        (["--model.net.unit=glore.GloRe5d"], "model.net.unit='glore.GloRe5d' cannot be imported"),
+        (["--data.dataset=null"], "data.dataset is missing"),
+        (["--epochs"], "--epochs needs a value"),
+        (["epochs"], "'epochs' is no flag"),
+        (["--config", "digit"], "no shipped recipe of that name; did you mean digits? (shipped: digits"),
+    ],
+)
+def test_faults_are_told_in_one_line_with_their_cure(recipe_path, flags, message):
+    with pytest.raises(RecipeError) as error:
+        Recipe(read(["--config", str(recipe_path), *flags]))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "model: [", "\0"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"broken\.yaml is not a"):
+        read(["--config", str(path)])
+
+
+def test_a_recipe_is_needed():
+    with pytest.raises(RecipeError, match="--config is missing"):
+        read(["--epochs", "3"])
+
+
+def test_the_hash_follows_what_decides_the_result_alone(tree):
+    first = Recipe(tree).hash
+
+    def changed(key, value):
+        other = copy.deepcopy(tree)
+        put(other, key, value)
+        return Recipe(other).hash != first
+
+    for key, value in {"seed": 1, "epochs": 9, "model.net.widths": [4, 12], "data.batch_size": 8, "trainer.precision": "bf16-mixed"}.items():
+        assert changed(key, value), key
+    for key, value in {"data.workers": 3, "trainer.devices": 1, "trainer.logger": True, "compare.seeds": [7]}.items():
+        assert not changed(key, value), key
+
+
+def test_a_recipe_with_every_value_is_the_same_recipe(tree, tmp_path):
+    path = tmp_path / "full.yaml"
+    path.write_text(yaml.safe_dump(Recipe(tree).resolved))
+    assert Recipe(read(["--config", str(path)])).hash == Recipe(tree).hash

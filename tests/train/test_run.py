@@ -1,0 +1,229 @@
+"""Runs: what they leave, how they go on, and what happens when something fails."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from pytorch_lightning import Callback
+from safetensors.torch import load_file
+
+from glore.train import run as runs
+from glore.train.blame import RecipeError
+from glore.train.recipe import Recipe, put
+from glore.weights import files
+
+
+def trained(tree, folder):
+    recipe = Recipe(tree)
+    with runs.claimed(folder, recipe):
+        this = runs.prepare(recipe, folder)
+        this.fit()
+    return this
+
+
+class StopAt(Callback):
+    """Fails at a step, as a crash would."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, task, batch, index):
+        if trainer.global_step == self.step:
+            raise ZeroDivisionError("crash")
+
+
+def same(one, other):
+    one, other = load_file(one), load_file(other)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_a_run_leaves(tree, tmp_path):
+    this = trained(tree, tmp_path)
+    this.finish(variant="glore", seed=0)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        *(f"{which}.{kind}" for which in ("last", "best") for kind in ("json", "safetensors")),
+        *("recipe.yaml", "resume.ckpt", "curves.csv", "result.json", "samples.safetensors", ".lock"),
+    }
+    with (tmp_path / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert {"train/loss", "val/miou", "val/iou_odd"} <= rows[0].keys()
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result["metrics"]) == {"iou_background", "iou_common", "iou_odd", "miou"}
+    assert result["step_ms"] > 0
+    assert load_file(tmp_path / "samples.safetensors")["counts"].shape == (48, 3, 3)
+    assert files.load(tmp_path / "last")(torch.zeros(1, 1, 48, 48)).shape == (1, 3, 48, 48)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("step", [4, 6])  # in the second epoch, and between two
+def test_a_stopped_run_goes_on_bit_for_bit(tree, tmp_path, step, workers):
+    put(tree, "data.workers", workers)
+    put(tree, "trainer.callbacks", [{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}])
+    trained(tree, tmp_path / "whole")
+    stopped = runs.prepare(Recipe(tree), tmp_path / "stopped")
+    stopped.trainer.callbacks.append(StopAt(step))
+    with pytest.raises(ZeroDivisionError):
+        stopped.fit()
+    torch.manual_seed(99)
+    trained(tree, tmp_path / "stopped")
+    for name in ("last", "best"):
+        assert same(tmp_path / f"whole/{name}.safetensors", tmp_path / f"stopped/{name}.safetensors"), name
+    assert (tmp_path / "whole/curves.csv").read_text() == (tmp_path / "stopped/curves.csv").read_text()
+
+
+def test_a_finished_run_is_left_as_it_is(tree, tmp_path):
+    trained(tree, tmp_path)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    trained(tree, tmp_path)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_a_changed_recipe_is_refused_and_named(tree, tmp_path):
+    trained(tree, tmp_path)
+    put(tree, "epochs", 4)
+    with pytest.raises(RecipeError, match="holds a run of another recipe .trainer.max_epochs is 4, was 3.*choose another --out"):
+        trained(tree, tmp_path)
+
+
+def test_a_folder_has_one_process(tree, tmp_path):
+    recipe = Recipe(tree)
+    with runs.claimed(tmp_path, recipe):
+        with pytest.raises(runs.BusyError, match="another process works in"), runs.claimed(tmp_path, recipe):
+            pass
+    with runs.claimed(tmp_path, recipe):
+        pass
+
+
+def test_a_damaged_checkpoint_is_named_and_left(tree, tmp_path):
+    trained(tree, tmp_path)
+    path = tmp_path / "resume.ckpt"
+    broken = path.read_bytes()[:-500]
+    path.write_bytes(broken)
+    with pytest.raises(ValueError, match=r"resume\.ckpt is damaged .*: remove it, and this run starts anew"):
+        trained(tree, tmp_path)
+    assert path.read_bytes() == broken
+
+
+def test_a_checkpoint_cannot_run_code(tree, tmp_path):
+    trained(tree, tmp_path)
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "evil"),)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "resume.ckpt")
+    with pytest.raises(ValueError, match="damaged"):
+        trained(tree, tmp_path)
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder_is_named(tree, tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(RecipeError, match="cannot write to"):
+        trained(tree, tmp_path / "run")
+
+
+def test_a_folder_that_is_a_file_is_named(tree, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RecipeError, match="cannot write to .*run"):
+        trained(tree, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rate(tree, tmp_path):
+    put(tree, "model.optimizer.lr", 1e30)
+    put(tree, "model.schedule.warmup", 0.0)
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+, epoch \d+, learning rate \d"):
+        trained(tree, tmp_path)
+
+
+def test_frozen_norms_keep_their_statistics(tree, tmp_path):
+    put(tree, "model.frozen_norms", True)
+    this = trained(tree, tmp_path)
+    statistics = {name: tensor for name, tensor in this.task.net.state_dict().items() if "running_mean" in name}
+    assert statistics
+    assert not any(tensor.any() for tensor in statistics.values())
+
+
+def test_weights_of_another_network_are_refused(tree, tmp_path):
+    this = trained(tree, tmp_path / "one")
+    put(tree, "model.net.widths", [4, 12])
+    other = trained(tree, tmp_path / "other")
+    with pytest.raises(ValueError, match="does not fit this network"):
+        this.evaluate(weights=tmp_path / "other/last.safetensors")
+    assert other.evaluate().keys() == this.evaluate().keys()
+
+
+def test_classification(tree, tmp_path):
+    net = {"class_path": "glore.nets.small.small_classifier", "init_args": {"classes": 4, "widths": [4], "depths": [1], "strides": [2, 1]}}
+    tree["model"] = {"class_path": "glore.train.classify.Classify", "init_args": {"net": net, "label_smoothing": 0.1, "channels_last": True}}
+    tree["data"]["dataset"] = {"class_path": "made.Blobs"}
+    put(tree, "epochs", 12)
+    this = trained(tree, tmp_path)
+    scores = this.evaluate()
+    assert scores["top1"] > 0.9
+    assert scores["top5"] == 1.0
+    assert this.predict(tmp_path / "predictions") == 40
+    with (tmp_path / "predictions/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 40
+    assert rows[0]["class_1"] in {"red", "green", "blue", "grey"}
+    assert sum(float(rows[0][f"probability_{k}"]) for k in range(1, 5)) == pytest.approx(1, abs=1e-4)
+
+
+def test_segmentation_predicts_masks(tree, tmp_path):
+    from PIL import Image
+
+    this = trained(tree, tmp_path)
+    assert this.predict(tmp_path / "masks") == 48
+    assert len(list((tmp_path / "masks").glob("*.png"))) == 48
+    mask = Image.open(tmp_path / "masks/000003.png")
+    picture = this.data.split("test")[3][0]
+    expected = files.load(tmp_path / "last")(picture[None])[0].argmax(0)
+    assert mask.size == (48, 48)
+    assert np.array_equal(np.array(mask), expected.numpy())
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "glore.cli", *map(str, arguments)]
+
+
+def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path):
+    """Killed in its second cell, after an epoch; the cells before are kept, and all ends as if nothing had happened."""
+    variants = ("--variant", "plain", "--variant", "glore", "--seed", "0", "--epochs", "6")
+
+    def compare(out):
+        return command("compare", "--config", recipe_path, "--out", out, *variants)
+
+    subprocess.run(compare(tmp_path / "whole"), check=True, capture_output=True)
+    process = subprocess.Popen(compare(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    second = tmp_path / "killed/glore/seed0"
+    deadline = time.monotonic() + 120
+    while not (second / "curves.csv").is_file() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (second / "result.json").exists(), "the run was over before it was killed"
+    first = tmp_path / "killed/plain/seed0/last.safetensors"
+    written = first.stat().st_mtime_ns
+    done = subprocess.run(compare(tmp_path / "killed"), check=True, capture_output=True, text=True)
+    assert "glore − plain = " in done.stdout
+    assert first.stat().st_mtime_ns == written, "a finished cell was run again"
+    for cell in ("plain/seed0", "glore/seed0"):
+        for name in ("last.safetensors", "best.safetensors", "samples.safetensors"):
+            assert same(tmp_path / "whole" / cell / name, tmp_path / "killed" / cell / name), (cell, name)
+        assert (tmp_path / "whole" / cell / "curves.csv").read_text() == (tmp_path / "killed" / cell / "curves.csv").read_text()
+    scores = [
+        [{k: v for k, v in row.items() if k != "step_ms"} for row in csv.DictReader((tmp_path / out / "results.csv").open())]
+        for out in ("whole", "killed")
+    ]
+    assert scores[0] == scores[1]

@@ -1,0 +1,79 @@
+"""The paired bootstrap covers the truth as often as it says, and its words follow from the interval."""
+
+import math
+
+import pytest
+import torch
+
+from glore.train.verdict import Difference, difference, judge
+
+
+def accuracy(counts):
+    hits, samples = counts.double().unbind(-1)
+    return hits / samples
+
+
+def hits(chance):
+    right = torch.rand(chance.shape) < chance
+    return torch.stack([right.long(), torch.ones(chance.shape, dtype=torch.long)], dim=-1)
+
+
+@pytest.mark.parametrize(("seeds", "spread", "least"), [(1, 0.0, 0.9), (5, 0.0, 0.9), (5, 0.05, 0.8)])
+def test_the_interval_covers_the_true_difference(seeds, spread, least):
+    covered = 0
+    for _ in range(100):
+        luck = spread * torch.randn(seeds, 1)
+        hard = torch.rand(1, 300) * 0.4  # the same samples are hard for both, which pairing uses
+        one, other = hits((0.8 + luck - hard).expand(seeds, 300)), hits((0.75 - hard).expand(seeds, 300))
+        found = difference(one, other, accuracy, draws=300)
+        covered += found.low <= 0.05 <= found.high
+    assert least <= covered / 100
+
+
+def test_pairing_makes_the_interval_narrow():
+    right = torch.rand(1, 500) < 0.5
+    one = torch.stack([right.long(), torch.ones_like(right).long()], -1)
+    assert difference(one, one, accuracy) == Difference(0.0, 0.0, 0.0, 1, pytest.approx(math.nan, nan_ok=True), 0.0)
+
+
+def test_any_shape_of_counts():
+    confusion = torch.randint(1, 9, (3, 20, 4, 4))
+    found = difference(
+        confusion, confusion.flip(1), lambda counts: counts.diagonal(dim1=-2, dim2=-1).sum(-1) / counts.sum((-1, -2))
+    )
+    assert found.mean == pytest.approx(0, abs=1e-12)
+    assert found.low < 0 < found.high
+
+
+def test_samples_have_to_match():
+    with pytest.raises(ValueError, match="cannot pair"):
+        difference(torch.ones(1, 4, 2), torch.ones(1, 5, 2), accuracy)
+
+
+def d(mean, low, high, seeds=3, seed_variance=1e-4, sample_variance=1e-6):
+    return Difference(mean, low, high, seeds, seed_variance, sample_variance)
+
+
+@pytest.mark.parametrize(
+    ("against", "word"),
+    [
+        ([d(0.03, 0.01, 0.05)], "worth it"),
+        ([d(0.03, 0.01, 0.05), d(0.02, 0.01, 0.03)], "worth it"),
+        ([d(0.03, 0.01, 0.05), d(0.0, -0.003, 0.003)], "better, but so are as many weights without global reasoning"),
+        ([d(-0.03, -0.05, -0.01)], "worse"),
+        ([d(0.001, -0.003, 0.004)], "no difference"),
+        ([d(0.02, -0.01, 0.05)], "cannot tell, about 1 more seed needed"),
+        ([d(0.006, -0.01, 0.05, seed_variance=4e-4)], "cannot tell, about 45 more seeds needed"),
+        (
+            [d(0.001, -0.1, 0.1, sample_variance=1e-2)],
+            "cannot tell, and more seeds alone will not: the test set is too small",
+        ),
+        ([d(0.03, 0.01, 0.05, seeds=1)], "worth it (one seed: the interval covers the test samples only)"),
+    ],
+)
+def test_words(against, word):
+    assert judge(against, margin=0.005) == word
+
+
+def test_a_difference_is_told_in_points():
+    assert str(d(0.012, 0.004, 0.0204)) == "+1.2 (95 % 0.4 … 2.0)"

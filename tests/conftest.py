@@ -12,3 +12,43 @@ def order(request, monkeypatch):
     """Run a test in both orders, whatever the sizes would choose."""
     monkeypatch.setattr("glore.units.products.folds", lambda *sizes, **mode: request.param == "folded")
     return request.param
+
+
+@pytest.fixture
+def tree():
+    """A recipe that trains in a second."""
+    net = {
+        "class_path": "glore.nets.small.small_segmenter",
+        "init_args": {"classes": 3, "widths": [4, 8], "depths": [1, 1], "units": {"res3": 1}, "unit": "glore.GloRe2d"},
+    }
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
+    schedule = {"class_path": "glore.train.schedules.Cosine", "init_args": {"warmup": 0.2}}
+    return {
+        "model": {
+            "class_path": "glore.train.segment.Segment",
+            "init_args": {"net": net, "optimizer": optimizer, "schedule": schedule},
+        },
+        "data": {
+            "dataset": {"class_path": "glore.data.odd_digits.OddDigits", "init_args": {"scenes": 48}},
+            "batch_size": 16,
+        },
+        "trainer": {"max_epochs": 3, "accelerator": "cpu"},
+        "compare": {
+            "metric": "iou_odd",
+            "seeds": [0, 1],
+            "variants": {
+                "plain": {"model.net.unit": None},
+                "plain+conv": {"model.net.unit": "glore.units.Bottleneck2d"},
+                "glore": {},
+                "glore 2 layers": {"model.net.unit.graph_layers": 2},
+            },
+        },
+    }
+
+
+@pytest.fixture
+def recipe_path(tree, tmp_path):
+    yaml = pytest.importorskip("yaml")
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path

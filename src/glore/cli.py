@@ -161,7 +161,7 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
 
 def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:
     from glore.show import report
-    from glore.train import compare
+    from glore.train import compare, run
 
     grid = compare.grid(tree, out, seeds=seeds)
     chosen = [
@@ -175,7 +175,7 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
     for message in compare.run(grid, chosen):
         failures += 1
         print(f"glore: {message}", file=sys.stderr)
-    if grid.finished():
+    if grid.finished() and run.first_process():
         print(report.write(grid))
     return 1 if failures else 0
 

@@ -39,7 +39,11 @@ def test_shipped_recipes_parse_with_all_their_variants(name):
         (["--model.net.init_args.unit=null"], "model.init_args.net.init_args.unit", None),
         (["--model.net.units={res2: 1}"], "model.init_args.net.init_args.units.res2", 1),
         (["--model.net.unit.graph_layers=2"], "model.init_args.net.init_args.unit.init_args.graph_layers", 2),
-        (["--model.net.unit=glore.units.NonLocal2d"], "model.init_args.net.init_args.unit.class_path", "glore.units.NonLocal2d"),
+        (
+            ["--model.net.unit=glore.units.NonLocal2d"],
+            "model.init_args.net.init_args.unit.class_path",
+            "glore.units.NonLocal2d",
+        ),
         (["--data.dataset.scenes", "5"], "data.dataset.init_args.scenes", 5),
         (["--trainer.gradient_clip_val", "0.5"], "trainer.gradient_clip_val", 0.5),
     ],
@@ -111,7 +115,13 @@ def test_the_hash_follows_what_decides_the_result_alone(tree):
         put(other, key, value)
         return Recipe(other).hash != first
 
-    for key, value in {"seed": 1, "epochs": 9, "model.net.widths": [4, 12], "data.batch_size": 8, "trainer.precision": "bf16-mixed"}.items():
+    for key, value in {
+        "seed": 1,
+        "epochs": 9,
+        "model.net.widths": [4, 12],
+        "data.batch_size": 8,
+        "trainer.precision": "bf16-mixed",
+    }.items():
         assert changed(key, value), key
     for key, value in {"data.workers": 3, "trainer.devices": 1, "trainer.logger": True, "compare.seeds": [7]}.items():
         assert not changed(key, value), key

@@ -41,7 +41,9 @@ def test_a_network_comes_back(saved, name):
     assert (unit.n_nodes, len(unit.graph_layers)) == (5, 2)
 
 
-@pytest.mark.parametrize("class_path", ["os.system", "subprocess.run", "builtins.eval", "glore.weights.files.os.system", "eval"])
+@pytest.mark.parametrize(
+    "class_path", ["os.system", "subprocess.run", "builtins.eval", "glore.weights.files.os.system", "eval"]
+)
 @pytest.mark.parametrize("place", ["whole", "argument", "unit"])
 def test_foreign_builders_are_refused_and_not_run(saved, class_path, place, monkeypatch):
     folder, _ = saved
@@ -54,7 +56,7 @@ def test_foreign_builders_are_refused_and_not_run(saved, class_path, place, monk
     else:
         constructor["init_args"]["unit" if place == "unit" else "classes"] = foreign
     (folder / "net.json").write_text(json.dumps(constructor))
-    with pytest.raises(ValueError, match="is not a builder of glore.*trust=True"):
+    with pytest.raises(ValueError, match=r"is not a builder of glore.*trust=True"):
         files.load(folder / "net")
     assert not ran
 
@@ -95,7 +97,7 @@ def test_a_damaged_json_is_named(saved, text, message):
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "pickle", "text"])
 def test_damaged_weights_are_named(saved, damage):
-    folder, net = saved
+    folder, _ = saved
     path = folder / "net.safetensors"
     content = {
         "truncated": path.read_bytes()[:-100],
@@ -124,12 +126,14 @@ def test_weights_that_do_not_fit_are_named(saved):
     del weights["backbone.stem.weight"]
     weights["head.0.bias"] = torch.zeros(7)
     files.save(folder / "other", weights, CONSTRUCTOR)
-    with pytest.raises(ValueError, match=r"stem\.weight is missing; extra is unknown; head\.0\.bias is \(7,\), not \(48,\)"):
+    with pytest.raises(
+        ValueError, match=r"stem\.weight is missing; extra is unknown; head\.0\.bias is \(7,\), not \(48,\)"
+    ):
         files.load(folder / "other")
 
 
 def test_a_full_disk_leaves_the_old_file(saved):
-    folder, net = saved
+    folder, _ = saved
     before = (folder / "net.safetensors").read_bytes()
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

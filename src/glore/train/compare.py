@@ -140,12 +140,9 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
 
 
 def _run(grid: Grid, cell: Cell, progress: Progress) -> None:
-    first = next(c for c in grid.cells if c.seed == cell.seed and c.variant == grid.comparison.baseline)
-    start = None
-    if cell is not first:  # the same first weights, wherever the networks agree
-        start = prepare(first.recipe, first.folder).task.net.state_dict()
+    baseline = next(c for c in grid.cells if c.seed == cell.seed and c.variant == grid.comparison.baseline)
     this = prepare(cell.recipe, cell.folder, progress)
-    this.fit(start)
+    this.fit(start=baseline.recipe.first_weights())  # the same for all variants, wherever their networks agree
     this.finish(variant=cell.variant, seed=cell.seed)
 
 

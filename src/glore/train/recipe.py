@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pytorch_lightning import Trainer
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor
 
 from glore.train.blame import RecipeError, blame
 from glore.train.data import Data
@@ -216,7 +217,7 @@ class Recipe(LightningCLI):
             raise RecipeError(blame(str(error), args)) from error
 
     def _set_seed(self) -> None:
-        pass  # at `build`
+        pass  # by `build`
 
     def instantiate_classes(self) -> None:
         pass  # by `build`: parsing alone is quick, and shows faults before anything runs
@@ -257,6 +258,12 @@ class Recipe(LightningCLI):
         net: files.Constructor = self.resolved["model"]["init_args"]["net"]
         return net
 
+    def first_weights(self) -> dict[str, Tensor]:
+        """The weights with which the network starts, which follow from the seed."""
+        seed_everything(self.config.seed_everything, verbose=False)
+        weights: dict[str, Tensor] = files.construct(self.constructor, trust=True).state_dict()
+        return weights
+
     def build(self, folder: Path | None = None, progress: Progress | None = None) -> tuple[Task, Data, Trainer]:
         """Make the task, the data and the trainer, with random states set from the seed.
 
@@ -264,7 +271,7 @@ class Recipe(LightningCLI):
             folder: where a training keeps its files; without one, nothing is kept.
             progress: shows how far it is; without one, Lightning's own bars do.
         """
-        super()._set_seed()
+        seed_everything(self.config.seed_everything, verbose=False)
         self.config_init = self.parser.instantiate(self.config)
         task, data = self.config_init.model, self.config_init.data
         options = dict(self.config_init.trainer)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 import yaml
 from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_only
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,7 +32,7 @@ from glore.weights import files
 RECIPE, RESULT, SAMPLES = "recipe.yaml", "result.json", "samples.safetensors"
 
 
-class BusyError(RuntimeError):
+class BusyError(OSError):
     """Another process works in the folder."""
 
 
@@ -39,10 +40,15 @@ class BusyError(RuntimeError):
 def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
     """Hold a folder for runs of this recipe alone; a killed process lets go of it.
 
+    Of several processes that train together, the first one holds it for all.
+
     Raises:
         BusyError: another process holds it.
         RecipeError: the folder belongs to another recipe; the message names what differs.
     """
+    if not first_process():
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -168,6 +174,11 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None) -> R
     """Make what a recipe names, to run in a folder."""
     with quiet():
         return Run(recipe, folder, *recipe.build(folder, progress))
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that train together, as their launcher numbers them."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 @contextmanager

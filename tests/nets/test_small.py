@@ -1,0 +1,71 @@
+"""Small networks: shapes, where the units go, and that a plain one and one with units start alike."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import glore
+from glore.nets.small import SmallResNet, small_classifier, small_segmenter
+from glore.units import NonLocal2d
+
+BUILDERS = pytest.mark.parametrize("build", [small_segmenter, small_classifier])
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    classes=st.integers(1, 5),
+    channels=st.integers(1, 4),
+    widths=st.lists(st.integers(1, 8), min_size=1, max_size=3),
+    data=st.data(),
+)
+def test_any_sizes(classes, channels, widths, data):
+    depths = [data.draw(st.integers(1, 3)) for _ in widths]
+    strides = [data.draw(st.integers(1, 2)) for _ in range(len(widths) + 1)]
+    sizes = {"channels": channels, "widths": widths, "depths": depths, "strides": strides}
+    x = torch.zeros(2, channels, 16, 32)
+    assert small_segmenter(classes, **sizes)(x).shape == (2, classes, 16, 32)
+    assert small_classifier(classes, **sizes)(x).shape == (2, classes)
+
+
+@BUILDERS
+def test_units_go_behind_the_blocks_and_change_nothing_at_first(build):
+    sizes = {"channels": 3, "widths": [4, 8], "depths": [2, 3], "strides": [1, 1, 2]}
+    torch.manual_seed(0)
+    plain = build(5, **sizes).eval()
+    torch.manual_seed(0)
+    net = build(5, **sizes, units={"res2": [0], "res3": 2}, unit=glore.GloRe2d).eval()
+    names = ["backbone.res2.0_glore", "backbone.res3.0_glore", "backbone.res3.1_glore"]
+    assert list(glore.units_of(net)) == names
+    weights = net.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in plain.state_dict().items())
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(plain(x), net(x))
+
+
+@BUILDERS
+def test_no_unit_and_no_places_are_plain(build):
+    assert not glore.units_of(build(2, units={"res3": 1}))
+    assert not glore.units_of(build(2, unit=NonLocal2d))
+
+
+@BUILDERS
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"units": {"res9": 1}}, "res9"),
+        ({"units": {"res2": 99}}, "99"),
+        ({"widths": [4]}, r"widths=\[4\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(build, options, message):
+    with pytest.raises((ValueError, KeyError, AttributeError), match=message):
+        build(3, unit=glore.GloRe2d, **options)
+
+
+def test_blocks_are_pre_activation():
+    net = SmallResNet(3, [8], [2], [1, 1]).eval()
+    block = net.res2[1]
+    torch.nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(1, 8, 5, 5)
+    assert torch.equal(block(x), x)  # nothing stands between the shortcut and the sum

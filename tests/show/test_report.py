@@ -1,0 +1,139 @@
+"""The page: whole, self-contained, and true to the results."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("matplotlib")
+from glore.show import figures, report
+from glore.train import compare
+from glore.train.recipe import put
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Open and close tags match; what the page refers to is kept."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.refers, self.ids, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.refers += [attributes[name] for name in ("src", "href", "xlink:href") if name in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    tree = {
+        "model": {
+            "class_path": "glore.train.segment.Segment",
+            "init_args": {
+                "net": {
+                    "class_path": "glore.nets.small.small_segmenter",
+                    "init_args": {"classes": 3, "widths": [4, 8], "depths": [1, 1], "units": {"res3": 1}},
+                }
+            },
+        },
+        "data": {
+            "dataset": {"class_path": "glore.data.odd_digits.OddDigits", "init_args": {"scenes": 32}},
+            "batch_size": 16,
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+        "compare": {
+            "note": "a < b & c",
+            "seeds": [0, 1],
+            "variants": {"plain": {}, "glore": {"model.net.unit": "glore.GloRe2d"}},
+        },
+    }
+    out = tmp_path_factory.mktemp("page")
+    grid = compare.grid(tree, out)
+    list(compare.run(grid))
+    report.write(grid)
+    return out / "report.html"
+
+
+def test_the_page_is_whole_and_needs_nothing_else(page):
+    text = page.read_text()
+    parsed = Page(text)
+    assert not parsed.open
+    assert parsed.refers
+    assert all(address.startswith(("data:", "#")) for address in parsed.refers)
+    assert len(parsed.ids) == len(set(parsed.ids)), "two figures share an id"
+    assert not re.search(r"@import|url\((?!#|data:)", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "$" not in "".join(parsed.text), "a placeholder was left"
+
+
+def test_the_page_says_what_the_files_say(page):
+    text = " ".join("".join(Page(page.read_text()).text).split())
+    assert "glore − plain = " in text
+    assert "a < b & c" in text
+    for word in ("plain", "glore", "miou", "truth", "node", "I − A"):
+        assert word in text
+    scores = [line.split(",") for line in (page.parent / "results.csv").read_text().splitlines()[1:]]
+    plain = [100 * float(line[5]) for line in scores if line[0] == "plain"]
+    assert f"{sum(plain) / 2:.1f} ± " in text
+
+
+@pytest.mark.unchecked
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_the_page_opens_in_a_browser(page, tmp_path):
+    from PIL import Image
+
+    for width in (1280, 390):
+        picture = tmp_path / f"{width}.png"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+        flags += [f"--window-size={width},1600", f"--screenshot={picture}"]
+        subprocess.run([CHROMIUM, *flags, page.as_uri()], check=True, capture_output=True, timeout=120)
+        seen = np.asarray(Image.open(picture).convert("L"))
+        assert seen.std() > 10, "the page is blank"
+
+
+def test_pictures():
+    grey = figures.picture(torch.tensor([[[0.0, 2.0], [4.0, 1.0]]]))
+    assert grey.shape == (2, 2, 3)
+    assert grey[..., 0].tolist() == [[0, 128], [255, 64]]
+    assert figures.picture(torch.randn(3, 5, 4, 6)).shape == (4, 6, 3)
+    assert figures.picture(torch.zeros(3, 4, 4)).max() == 0
+    mask = figures.mask(torch.tensor([[0, 1], [255, 0]]), bytes([9, 9, 9, 1, 2, 3]))
+    assert mask.tolist() == [[[9, 9, 9], [1, 2, 3]], [[128, 128, 128], [9, 9, 9]]]
+
+
+def test_a_map_is_red_above_its_median_and_blue_below():
+    weights = torch.tensor([[5.0, 1.0], [1.0, -3.0]])
+    shown = figures.overlay(torch.zeros(1, 2, 2), weights).astype(int)
+    assert shown[0, 0, 0] > shown[0, 0, 2]
+    assert shown[1, 1, 2] > shown[1, 1, 0]
+    assert shown[0, 1].tolist() == [0, 0, 0]
+
+
+def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
+    rows = [{"variant": "a", "seed": 0, "miou": float("nan"), "parameters": 1, "multiply_adds": 1, "step_ms": 1.0}]
+    assert "nan" in report._text_table(report._summary(rows))
+
+
+def test_one_cell_alone_has_a_page(tmp_path, tree):
+    put(tree, "epochs", 1)
+    grid = compare.grid(tree, tmp_path, variants=["glore"])
+    list(compare.run(grid, [cell for cell in grid.cells if cell.variant == "glore" and cell.seed == 0]))
+    assert "no verdict yet" in report.write(grid)
+    assert "The baseline has not run yet" in (tmp_path / "report.html").read_text()

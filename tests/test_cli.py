@@ -1,0 +1,111 @@
+"""The command line as a user meets it: help, faults in one line, and a run from training to predictions."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+pytest.importorskip("pytorch_lightning")
+pytest.importorskip("sklearn")
+
+from glore import cli
+from glore.train import recipe as recipes
+
+
+def glore(capsys, *arguments):
+    code = cli.main([*map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_overview_is_short_and_names_every_command(capsys, arguments):
+    code, out, _ = glore(capsys, *arguments)
+    assert code == 0
+    assert len(out.splitlines()) < 20
+    assert all(f"  {name} " in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_each_commands_help_has_an_example_that_parses(capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    command = cli.COMMANDS[name]
+    assert f"example: {command.example}" in capsys.readouterr().out
+    parser = cli.Parser(allow_abbrev=False)
+    command.arguments(parser)
+    _, flags = parser.parse_known_args(command.example.split()[2:])
+    if name in ("demo", "compare", "fit", "recipe"):
+        recipes.Recipe(recipes.read(["--config", "digits", *flags]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["comprae"], "'comprae' is no command; did you mean compare?"),
+        (["fit"], "the following arguments are required: --config"),
+        (["fit", "--config", "digit"], "did you mean digits?"),
+        (["fit", "--config", "nowhere/recipe.yaml"], "no such file"),
+        (["fit", "--config", "digits", "--model.net.unt", "3"], "unknown key model.net.unt: did you mean unit?"),
+        (["fit", "--config", "digits", "--epochs", "many"], "trainer.max_epochs='many' must be int"),
+        (["fit", "--config", "digits", "--model.net.units={res9: 1}"], "res9"),
+        (["fit", "--config", "digits", "--data.batch_size", "99999"], "data.batch_size=99999"),
+        (["compare", "--config", "digits", "--variant", "glroe"], "did you mean 'glore'?"),
+        (["compare", "--config", "digits", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
+        (["test", "--out", "nowhere"], "--out nowhere holds no run"),
+        (["predict"], "the following arguments are required: --out"),
+        (["recipe", "digit"], "did you mean digits?"),
+        (["demo", "--epoch", "1"], "unknown key epoch"),
+    ],
+)
+def test_faults_are_one_line_with_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = glore(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def test_debug_shows_where_a_fault_came_from(capsys):
+    code, _, err = glore(capsys, "fit", "--config", "digit", "--debug")
+    assert code == 2
+    assert "Traceback" in err
+
+
+def test_a_recipe_with_all_its_keys(capsys):
+    code, out, _ = glore(capsys, "recipe", "digits", "--epochs", "9")
+    assert code == 0
+    assert yaml.safe_load(out)["trainer"]["max_epochs"] == 9
+    assert glore(capsys, "recipe")[1].split() == recipes.names()
+
+
+def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
+    out = tmp_path / "run"
+    assert glore(capsys, "fit", "--config", recipe_path, "--out", out)[0] == 0
+    for command in ("validate", "test"):
+        code, said, _ = glore(capsys, command, "--out", out, "--weights", "best")
+        assert code == 0
+        assert "iou_odd" in said
+    code, _, err = glore(capsys, "test", "--out", out, "--weights", tmp_path / "absent.safetensors")
+    assert code == 2
+    assert "absent.safetensors is missing" in err
+    assert glore(capsys, "predict", "--out", out, "--to", tmp_path / "masks")[0] == 0
+    assert len(list((tmp_path / "masks").iterdir())) == 48
+
+
+def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):
+    flags = ("--config", recipe_path, "--out", tmp_path / "all")
+    code, said, _ = glore(capsys, "compare", *flags, "--variant", "glore", "--seed", "0")
+    assert code == 0
+    assert "no verdict yet: plain has not run" in said
+    code, said, _ = glore(capsys, "compare", *flags, "--variant", "plain", "--seed", "0")
+    assert code == 0
+    assert "glore − plain = " in said
+    assert (tmp_path / "all/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.unchecked
+def test_the_command_is_installed():
+    done = subprocess.run([sys.executable, "-m", "glore.cli", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip()

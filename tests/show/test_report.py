@@ -136,4 +136,4 @@ def test_one_cell_alone_has_a_page(tmp_path, tree):
     grid = compare.grid(tree, tmp_path, variants=["glore"])
     list(compare.run(grid, [cell for cell in grid.cells if cell.variant == "glore" and cell.seed == 0]))
     assert "no verdict yet" in report.write(grid)
-    assert "The baseline has not run yet" in (tmp_path / "report.html").read_text()
+    assert "The baseline and another variant have not both run yet" in (tmp_path / "report.html").read_text()

@@ -94,6 +94,15 @@ def test_a_changed_recipe_is_refused_and_named(tree, tmp_path):
         trained(tree, tmp_path)
 
 
+def test_what_a_killed_process_was_writing_is_swept_away(tree, tmp_path):
+    with files.replacing(tmp_path / "weights") as draft:
+        draft.write_text("half")
+    draft.write_text("half")  # as a process leaves it that is killed while it writes
+    with runs.claimed(tmp_path, Recipe(tree)):
+        assert not draft.exists()
+    assert (tmp_path / "weights").read_text() == "half"
+
+
 def test_a_folder_has_one_process(tree, tmp_path):
     recipe = Recipe(tree)
     busy = pytest.raises(runs.BusyError, match="another process works in")

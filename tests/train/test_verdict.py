@@ -68,7 +68,8 @@ def d(mean, low, high, seeds=3, seed_variance=1e-4, sample_variance=1e-6):
             [d(0.001, -0.1, 0.1, sample_variance=1e-2)],
             "cannot tell, and more seeds alone will not: the test set is too small",
         ),
-        ([d(0.03, 0.01, 0.05, seeds=1)], "worth it (one seed: the interval covers the test samples only)"),
+        ([d(0.002, 0.001, 0.004)], "no difference"),
+        ([d(0.03, -0.01, 0.05, seeds=1, seed_variance=math.nan)], "cannot tell, more seeds needed"),
     ],
 )
 def test_words(against, word):

@@ -17,7 +17,7 @@ CONSTRUCTOR = {
     "class_path": "glore.nets.small.small_segmenter",
     "init_args": {
         "classes": 3,
-        "units": {"res3": [1]},
+        "units": {"res3": [0]},
         "unit": {"class_path": "glore.GloRe2d", "init_args": {"nodes": 5, "graph_layers": 2}},
     },
 }

@@ -13,11 +13,11 @@ from torch.utils.data import Dataset
 
 GRID, CELL, DIGIT = 4, 12, 8  # cells a side; pixels a side of a cell and of a digit
 SIDE = GRID * CELL
-JITTER = 2  # pixels by which a digit may stand lower and further right than the first place in its cell
+JITTER = 1  # pixels by which a digit may stand lower and further right than the first place in its cell
 MARGIN = (CELL - DIGIT - JITTER) // 2
 MIN_DIGITS, MAX_DIGITS = 5, 9
 TRAIN_DIGITS = 1300  # the first pictures make training and validation scenes, the rest only test scenes
-SCENES = {"train": 12000, "val": 1000, "test": 1000}
+SCENES = {"train": 8000, "val": 1000, "test": 1000}
 
 
 class OddDigits(Dataset[tuple[Tensor, Tensor]]):
@@ -31,7 +31,7 @@ class OddDigits(Dataset[tuple[Tensor, Tensor]]):
 
     Args:
         split: `"train"`; `"val"`, other scenes of the same digits; or `"test"`, with digits that no other scene has.
-        scenes: how many, at least 1; 12,000 for training and 1,000 otherwise by default.
+        scenes: how many, at least 1; 8,000 for training and 1,000 otherwise by default.
         seed: another seed gives other scenes; the same one always the same.
 
     Raises:

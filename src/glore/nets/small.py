@@ -78,7 +78,7 @@ def small_segmenter(
     classes: int,
     channels: int = 1,
     widths: Sequence[int] = (32, 64),
-    depths: Sequence[int] = (1, 3),
+    depths: Sequence[int] = (1, 1),
     strides: Sequence[int] = (2, 1, 2),
     units: Mapping[str, int | Sequence[int]] | None = None,
     unit: Callable[[int], nn.Module] | None = None,
@@ -106,7 +106,7 @@ def small_segmenter(
         >>> import glore
         >>> net = small_segmenter(3, units={"res3": 1}, unit=glore.GloRe2d)
         >>> net(torch.zeros(2, 1, 48, 48)).shape, list(glore.units_of(net))
-        (torch.Size([2, 3, 48, 48]), ['backbone.res3.1_glore'])
+        (torch.Size([2, 3, 48, 48]), ['backbone.res3.0_glore'])
     """
     stride = int(torch.tensor(strides).prod())
     net = nn.Sequential()

@@ -17,7 +17,7 @@ from torch import Tensor
 import glore
 from glore.show import figures, maps
 from glore.train import compare, run
-from glore.train.compare import Cell, Grid
+from glore.train.compare import Cell, Grid, Verdict
 from glore.train.folder import write_csv
 from glore.train.predict import PALETTE
 from glore.units import GloRe
@@ -31,18 +31,23 @@ def write(grid: Grid) -> str:
     """Write `results.csv`, `verdict.txt` and `report.html` into the comparison's folder; return what to print."""
     rows = compare.results(grid)
     write_csv(grid.out / "results.csv", rows)
-    verdicts = [str(verdict) for verdict in compare.verdicts(grid)]
+    verdicts = compare.verdicts(grid)
     metric = compare.metric(grid)
-    header = f"difference of {metric} on the test split, in points, with its 95 % interval"
-    text = (
-        "\n".join([f"{header}:", *verdicts]) if verdicts else f"no verdict yet: {grid.comparison.baseline} has not run"
-    )
+    header = f"difference of {metric} on the test split, in points, with its 95 % interval{_caveat(verdicts)}:"
+    text = "\n".join([header, *map(str, verdicts)])
+    if not verdicts:
+        text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run"
     with files.replacing(grid.out / "verdict.txt") as draft:
         draft.write_text(text + "\n")
     with files.replacing(grid.out / "report.html") as draft:
         draft.write_text(_page(grid, rows, verdicts, metric), encoding="utf-8")
     where = f"results: {grid.out / 'results.csv'}\npage: {grid.out / 'report.html'}"
     return f"{_text_table(_summary(rows))}\n\n{text}\n\n{where}"
+
+
+def _caveat(verdicts: list[Verdict]) -> str:
+    one_seed = any(d.seeds == 1 for verdict in verdicts for d in verdict.differences.values())
+    return " (one seed: the interval covers the test samples only)" if one_seed else ""
 
 
 def _summary(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -79,7 +84,7 @@ def _text_table(rows: list[dict[str, str]]) -> str:
     )
 
 
-def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[str], metric: str) -> str:
+def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict], metric: str) -> str:
     template = Template((importlib.resources.files("glore.show") / "page.html").read_text(encoding="utf-8"))
     finished = grid.finished()
     variants = list(dict.fromkeys(cell.variant for cell, _ in finished))
@@ -96,8 +101,9 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[str], metric: s
     seeds = sorted({cell.seed for cell, _ in finished})
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
-        verdicts="".join(f"<li>{_emphasised(verdict)}</li>" for verdict in verdicts)
-        or "<li>The baseline has not run yet.</li>",
+        verdicts="".join(f"<li>{html.escape(v.figures)}: <strong>{html.escape(v.word)}</strong></li>" for v in verdicts)
+        or "<li>The baseline and another variant have not both run yet.</li>",
+        caveat=_caveat(verdicts),
         note=html.escape(grid.comparison.note),
         metric=html.escape(metric),
         table=_table(_summary(rows), colour, metric),
@@ -112,11 +118,6 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[str], metric: s
             f"{platform.machine()}, {torch.get_num_threads()} threads"
         ),
     )
-
-
-def _emphasised(verdict: str) -> str:
-    said, _, word = html.escape(verdict).rpartition(": ")
-    return f"{said}: <strong>{word}</strong>"
 
 
 def _table(rows: list[dict[str, str]], colour: dict[str, str], metric: str) -> str:

@@ -168,9 +168,14 @@ class Verdict:
     step_time: float
     word: str
 
-    def __str__(self) -> str:
+    @property
+    def figures(self) -> str:
+        """The differences and the step time, against the baseline's."""
         parts = [f"{self.variant} − {other} = {d}" for other, d in self.differences.items()]
-        return f"{'; '.join(parts)}; step time {100 * self.step_time:+.0f} %: {self.word}"
+        return f"{'; '.join(parts)}; step time {100 * self.step_time:+.0f} %"
+
+    def __str__(self) -> str:
+        return f"{self.figures}: {self.word}"
 
 
 def verdicts(grid: Grid) -> list[Verdict]:

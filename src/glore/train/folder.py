@@ -97,9 +97,10 @@ class Keep(Checkpoint):
         before = max((row.get(self.metric, float("-inf")) for row in self.curves), default=float("-inf"))
         self.curves.append({"epoch": trainer.current_epoch + 1, **logged})
         best = logged.get(self.metric, float("-inf")) > before
-        trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})
         if trainer.is_global_zero:
             write_csv(self.folder / "curves.csv", self.curves)
+        # last of all: what is written before it is written again when a killed run goes on from the epoch before
+        trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})
 
 
 def _now(task: LightningModule) -> float:

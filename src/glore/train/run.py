@@ -59,6 +59,7 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(f"another process works in {folder}") from error
+        files.sweep(folder)
         _same_recipe(folder, recipe)
         yield
 

@@ -92,17 +92,15 @@ def judge(against: list[Difference], margin: float) -> str:
         margin: a difference smaller than this makes no difference.
     """
     baseline = against[0]
+    if baseline.low > -margin and baseline.high < margin:
+        return "no difference"
     if all(d.low > 0 for d in against):
-        word = "worth it"
-    elif baseline.high < 0:
-        word = "worse"
-    elif baseline.low > 0 and against[-1].high < margin:
-        word = "better, but so are as many weights without global reasoning"
-    elif baseline.low > -margin and baseline.high < margin:
-        word = "no difference"
-    else:
-        word = f"cannot tell, {_needed([d for d in against if not d.low > 0], margin)}"
-    return word if baseline.seeds > 1 else f"{word} (one seed: the interval covers the test samples only)"
+        return "worth it"
+    if baseline.high < 0:
+        return "worse"
+    if baseline.low > 0 and against[-1].high < margin:
+        return "better, but so are as many weights without global reasoning"
+    return f"cannot tell, {_needed([d for d in against if not d.low > 0], margin)}"
 
 
 def _needed(unclear: list[Difference], margin: float) -> str:

@@ -22,6 +22,8 @@ from torch import Tensor, nn
 
 Constructor = dict[str, Any]  # {"class_path": "package.builder", "init_args": {…}}; an argument may be another one
 
+DRAFT = ".draft"
+
 BUILDERS = frozenset(
     f"glore.{name}"
     for name in (
@@ -177,6 +179,12 @@ def _resolve(constructor: Constructor, trust: bool) -> tuple[Callable[..., Any],
         raise ValueError(f"class_path={class_path!r} cannot be imported: {error}") from error
 
 
+def sweep(folder: Path) -> None:
+    """Remove drafts that killed processes left in a folder; nobody else may be writing there."""
+    for draft in folder.glob(f".*{DRAFT}"):
+        draft.unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a path to write to, and put what was written in the place of `path` at once.
@@ -186,7 +194,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written or the disk is full; torch and safetensors tell that otherwise.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft

@@ -23,7 +23,7 @@ $(ENV): pyproject.toml
 env: $(ENV)  ## Make the environment with everything for development
 
 test: $(ENV)  ## Run all tests
-	$(BIN)/python -m pytest -q -m "not slow and not unchecked" --jaxtyping-packages=glore,beartype.beartype
+	$(BIN)/python -m pytest -q -m "not slow and not unchecked" --jaxtyping-packages=glore,checker.checked
 	$(BIN)/python -m pytest -q -m "not slow and unchecked"
 
 check: $(ENV)  ## Run linters, type checker and import contracts

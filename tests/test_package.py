@@ -7,16 +7,14 @@ from pathlib import Path
 
 import pytest
 
-import glore
-
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.unchecked  # the checker of shapes adds a name of its own
 def test_the_face():
-    public = {name for name in vars(glore) if not name.startswith("_")}
+    code = "import glore; print(*(name for name in vars(glore) if not name.startswith('_')))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     functions = {"adopt", "insert", "remove", "spread", "units_of"}
-    assert public == functions | {"GloRe1d", "GloRe2d", "GloRe3d", "probe", "units", "weights"}
+    assert set(out.split()) == functions | {"GloRe1d", "GloRe2d", "GloRe3d", "probe", "units", "weights"}
 
 
 def test_import_needs_torch_alone():
@@ -37,7 +35,7 @@ def test_the_wheel_builds_installs_and_imports(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert "glore/py.typed" in names
+    assert {"glore/py.typed", "glore/recipes/digits.yaml", "glore/show/page.html"} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "benchmarks"))]
 
     target = tmp_path / "site"
@@ -48,17 +46,23 @@ import sys
 sys.path.insert(0, {str(target)!r})
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("timm", "torchvision", "pytorch_lightning", "matplotlib", "av", "onnx"):
-            raise ImportError(name)
+        if name.split(".")[0] in ("timm", "torchvision", "pytorch_lightning", "matplotlib", "yaml", "av", "onnx"):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Refuse())
 import glore, torch
 assert glore.__file__.startswith({str(target)!r}), glore.__file__
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.ReLU())
 glore.insert(net, {{"": (1,)}}, glore.GloRe2d, example=torch.zeros(1, 3, 4, 4))
 print(net(torch.zeros(1, 3, 4, 4)).shape)
+import glore.cli
+assert glore.cli.main(["--help"]) == 0
+assert glore.cli.main(["demo"]) == 2
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert out.stdout.strip() == "torch.Size([1, 8, 4, 4])", out.stderr
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.startswith("torch.Size([1, 8, 4, 4])")
+    assert "usage: glore COMMAND" in out.stdout
+    assert out.stderr.strip() == "glore: No module named 'yaml': pip install 'glore[show]'"
 
 
 def test_the_readme_examples_run():

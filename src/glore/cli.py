@@ -35,6 +35,10 @@ everyday flags, each of which changes a value of the recipe:
 
 Every key of a recipe is a flag. `glore recipe NAME` prints a recipe with all its keys.
 """
+EXTRAS = {  # which extra of this package brings a module
+    **dict.fromkeys(("jsonargparse", "matplotlib", "numpy", "PIL", "pytorch_lightning", "tqdm", "yaml"), "show"),
+    **dict.fromkeys(("timm", "torchvision"), "timm"),
+}
 FAULTS = (ValueError, OSError, ImportError, ArithmeticError)  # what a user can mend; anything else is our mistake
 
 
@@ -73,7 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except FAULTS as error:
         if debug:
             traceback.print_exc()
-        print(f"glore: {' '.join(str(error).split())}", file=sys.stderr)
+        extra = EXTRAS.get(getattr(error, "name", None) or "")
+        said = f"{error}: pip install 'glore[{extra}]'" if extra else str(error)
+        print(f"glore: {' '.join(said.split())}", file=sys.stderr)
         return 2
 
 
@@ -164,11 +170,7 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
     from glore.train import compare, run
 
     grid = compare.grid(tree, out, seeds=seeds)
-    chosen = [
-        cell
-        for cell in grid.cells
-        if cell.variant in (variants or [cell.variant]) and cell.seed in (seeds or [cell.seed])
-    ]
+    chosen = grid.pick(variants, seeds)
     if not all(cell.result() for cell in chosen):
         print(f"{len(chosen)} trainings, each at most once; stop and go on at any time with the same command")
     failures = 0

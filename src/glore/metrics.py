@@ -6,7 +6,7 @@ torchmetrics keeps sums over all it has seen; a paired bootstrap over test sampl
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 IGNORED = 255
@@ -34,8 +34,8 @@ def confusion(
     return counts.view(len(target), classes, classes)
 
 
-def iou(counts: Int[Tensor, "*sums k k"]) -> Float[Tensor, "*sums k"]:
-    """Intersection over union of each class from a confusion matrix; nan for a class that is nowhere.
+def iou(counts: Shaped[Tensor, "*sums k k"]) -> Float[Tensor, "*sums k"]:
+    """Intersection over union of each class from (weighted) confusion matrices; nan for a class that is nowhere.
 
     Source: the Cityscapes evaluation, which leaves absent classes out of the mean.
     """

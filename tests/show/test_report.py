@@ -133,7 +133,7 @@ def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
 
 def test_one_cell_alone_has_a_page(tmp_path, tree):
     put(tree, "epochs", 1)
-    grid = compare.grid(tree, tmp_path, variants=["glore"])
-    list(compare.run(grid, [cell for cell in grid.cells if cell.variant == "glore" and cell.seed == 0]))
+    grid = compare.grid(tree, tmp_path)
+    list(compare.run(grid, grid.pick(["glore"], [0])))
     assert "no verdict yet" in report.write(grid)
     assert "The baseline and another variant have not both run yet" in (tmp_path / "report.html").read_text()

@@ -14,9 +14,9 @@ from glore.train.blame import RecipeError
 from glore.train.recipe import put
 
 
-def ran(tree, out, **options):
-    grid = compare.grid(tree, out, **options)
-    return grid, list(compare.run(grid))
+def ran(tree, out, *variants):
+    grid = compare.grid(tree, out)
+    return grid, list(compare.run(grid, grid.pick(variants)))
 
 
 def test_the_grid_is_seed_by_seed_and_the_baseline_first(tree, tmp_path):
@@ -76,18 +76,18 @@ def test_what_comes_out(tree, tmp_path):
 
 
 def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
-    ran(tree, tmp_path, variants=["glore"], seeds=[])
+    ran(tree, tmp_path, "plain", "glore")
 
     def fail(*arguments):
         raise AssertionError("a finished cell was run")
 
     monkeypatch.setattr(runs.Run, "fit", fail)
     grid = compare.grid(tree, tmp_path)
-    assert not list(compare.run(grid, [cell for cell in grid.cells if cell.variant in ("plain", "glore")]))
+    assert not list(compare.run(grid, grid.pick(["plain", "glore"])))
 
 
 def test_a_changed_recipe_is_refused(tree, tmp_path):
-    ran(tree, tmp_path, variants=["glore"])
+    ran(tree, tmp_path, "plain", "glore")
     put(tree, "epochs", 2)
     with pytest.raises(RecipeError, match=r"trainer\.max_epochs is 2, was 3"):
         ran(tree, tmp_path)
@@ -107,47 +107,48 @@ def test_a_cell_whose_loss_is_not_finite_is_told_and_left(tree, tmp_path):
 
 def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
     tree["compare"]["seeds"] = [0]
-    grid = compare.grid(tree, tmp_path, variants=["glore"])
-    with runs.claimed(grid.cells[1].folder, grid.cells[1].recipe):
-        (message,) = compare.run(grid)
+    grid = compare.grid(tree, tmp_path)
+    plain, glore = grid.pick(["plain", "glore"])
+    with runs.claimed(glore.folder, glore.recipe):
+        (message,) = compare.run(grid, [plain, glore])
     assert message.startswith("left out glore, seed 0: another process works in")
-    assert grid.cells[0].result()
+    assert plain.result()
 
 
 def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
     grid = compare.grid(tree, tmp_path, seeds=[7])
-    list(compare.run(grid, [cell for cell in grid.cells if cell.seed == 7 and cell.variant in ("plain", "glore")]))
+    list(compare.run(grid, grid.pick(["plain", "glore"], [7])))
     later = compare.grid(tree, tmp_path)
     assert {(cell.variant, cell.seed) for cell, _ in later.finished()} == {("plain", 7), ("glore", 7)}
 
 
 @pytest.mark.parametrize(
-    ("change", "options", "message"),
+    ("change", "variants", "message"),
     [
-        ({"compare.variants": {}}, {}, "no variant 'plain' to compare with"),
-        ({"compare.baseline": "bare"}, {}, "no variant 'bare' to compare with"),
-        ({}, {"variants": ["glroe"]}, "--variant glroe: the recipe has no such variant; did you mean 'glore'?"),
-        ({"compare.variants": {"plain": {"model.net.unt": 1}}}, {}, "unknown key model.net.unt"),
+        ({"compare.variants": {}}, [], "no variant 'plain' to compare with"),
+        ({"compare.baseline": "bare"}, [], "no variant 'bare' to compare with"),
+        ({}, ["glroe"], "--variant glroe: the recipe has no such variant; did you mean 'glore'?"),
+        ({"compare.variants": {"plain": {"model.net.unt": 1}}}, [], "unknown key model.net.unt"),
     ],
 )
-def test_faults_are_told_before_anything_runs(tree, tmp_path, change, options, message):
+def test_faults_are_told_before_anything_runs(tree, tmp_path, change, variants, message):
     for key, value in change.items():
         put(tree, key, value)
     with pytest.raises(RecipeError) as error:
-        compare.grid(tree, tmp_path, **options)
+        compare.grid(tree, tmp_path).pick(variants)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_metric_that_the_task_lacks_is_named(tree, tmp_path):
     put(tree, "compare.metric", "top1")
-    grid, _ = ran(copy.deepcopy(tree), tmp_path, variants=["glore"])
+    grid, _ = ran(copy.deepcopy(tree), tmp_path, "plain")
     with pytest.raises(RecipeError, match=r"compare\.metric='top1' must be one of iou_background"):
         report.write(grid)
 
 
 def test_a_result_of_another_recipe_does_not_count(tree, tmp_path):
-    grid, _ = ran(tree, tmp_path, variants=["plain"])
+    grid, _ = ran(tree, tmp_path, "plain")
     path = grid.cells[0].folder / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "hash": "other"}))
     assert grid.cells[0].result() is None

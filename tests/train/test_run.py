@@ -175,7 +175,7 @@ def test_weights_of_another_network_are_refused(tree, tmp_path):
 def test_classification(tree, tmp_path):
     net = {
         "class_path": "glore.nets.small.small_classifier",
-        "init_args": {"classes": 4, "widths": [4], "depths": [1], "strides": [2, 1]},
+        "init_args": {"classes": 4, "widths": [16], "depths": [1], "strides": [2, 1]},
     }
     tree["model"] = {
         "class_path": "glore.train.classify.Classify",
@@ -242,7 +242,7 @@ def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path):
     scores = [
         [
             {k: v for k, v in row.items() if k != "step_ms"}
-            for row in csv.DictReader((tmp_path / out / "results.csv").open())
+            for row in csv.DictReader((tmp_path / out / "results.csv").read_text().splitlines())
         ]
         for out in ("whole", "killed")
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], label:
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        return _svg(figure, "curves")
+        return _svg(figure)
 
 
 def cost(points: Mapping[str, tuple[float, float, float]], label: str, colour: Mapping[str, str]) -> str:
@@ -71,7 +72,7 @@ def cost(points: Mapping[str, tuple[float, float, float]], label: str, colour: M
         legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
         for handle in legend.legend_handles:
             handle.set_sizes([60])  # type: ignore[union-attr]
-        return _svg(figure, "cost")
+        return _svg(figure)
 
 
 def heat(matrix: Tensor, label: str) -> str:
@@ -83,17 +84,18 @@ def heat(matrix: Tensor, label: str) -> str:
         image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
         figure.colorbar(image, ax=axes, shrink=0.9)
         axes.set(xlabel="from node", ylabel="to node", title=label)
-        return _svg(figure, f"heat {label}")
+        return _svg(figure)
 
 
-def _svg(figure: Figure, name: str) -> str:
+def _svg(figure: Figure) -> str:
     file = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name}):  # ids of two figures on one page must differ
+    with matplotlib.rc_context({"svg.hashsalt": "glore"}):
         figure.savefig(file, format="svg", metadata={"Date": None})
     svg = file.getvalue()
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg[svg.index("<svg") :], count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', svg, count=1)
-    return svg.replace(INK, "currentColor")
+    own = hashlib.sha256(svg.encode()).hexdigest()[:8]  # ids of two figures on one page must differ
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}-", svg).replace(INK, "currentColor")
 
 
 def picture(sample: Tensor) -> np.ndarray:

@@ -62,41 +62,51 @@ class Grid:
         """The cells with a result."""
         return [(cell, result) for cell in self.cells if (result := cell.result()) is not None]
 
+    def pick(self, variants: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
+        """The cells of these variants and seeds; of all where none are named.
 
-def grid(tree: Tree, out: Path, variants: Sequence[str] = (), seeds: Sequence[int] = ()) -> Grid:
+        Raises:
+            RecipeError: there is no such variant; the message lists them.
+        """
+        known = self.comparison.variants
+        for name in variants:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                raise RecipeError(
+                    f"--variant {name}: the recipe has no such variant"
+                    + (f"; did you mean {near[0]!r}?" if near else "")
+                    + f" (it has {', '.join(known)})"
+                )
+        return [
+            cell
+            for cell in self.cells
+            if (not variants or cell.variant in variants) and (not seeds or cell.seed in seeds)
+        ]
+
+
+def grid(tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
     """The cells of a recipe's comparison.
 
     Args:
         tree: the recipe.
         out: the comparison's folder. Seeds that have a folder there are part of it.
-        variants: some of the recipe's variants, by name; all by default. The baseline is always among them.
         seeds: besides the recipe's.
 
     Raises:
-        RecipeError: the recipe compares nothing, or has no such variant, or a variant puts in what cannot be used.
+        RecipeError: the recipe compares nothing, or a variant puts in what cannot be used.
     """
     comparison = Recipe(tree).comparison
-    known = comparison.variants
-    if comparison.baseline not in known:
+    baseline, variants = comparison.baseline, comparison.variants
+    if baseline not in variants:
         raise RecipeError(
-            f"the recipe has no variant {comparison.baseline!r} to compare with: "
+            f"the recipe has no variant {baseline!r} to compare with: "
             "give compare.variants, and name one of them in compare.baseline"
         )
-    for name in variants:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            raise RecipeError(
-                f"--variant {name}: the recipe has no such variant"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" (it has {', '.join(known)})"
-            )
-    chosen = [name for name in known if not variants or name in variants or name == comparison.baseline]
-    chosen.sort(key=lambda name: name != comparison.baseline)
     found = [int(folder.name.removeprefix("seed")) for folder in out.glob("*/seed*")]
     cells = [
-        Cell(name, seed, Recipe(_variant(tree, known[name], seed)), out / _slug(name) / f"seed{seed}")
+        Cell(name, seed, Recipe(_variant(tree, variants[name], seed)), out / _slug(name) / f"seed{seed}")
         for seed in sorted({*comparison.seeds, *seeds, *found})
-        for name in chosen
+        for name in dict.fromkeys((baseline, *variants))
     ]
     return Grid(comparison, cells, out)
 

@@ -71,7 +71,7 @@ class Task(LightningModule):
     def forward(self, inputs: Tensor) -> Tensor:
         return self.net(last(inputs) if self.channels_last else inputs)
 
-    def training_step(self, batch: tuple[Tensor, ...], batch_index: int) -> Tensor:
+    def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         inputs, target, index = batch
         loss = self.loss(self(inputs), target)
         if not loss.isfinite():
@@ -83,13 +83,13 @@ class Task(LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(index), sync_dist=True)
         return loss
 
-    def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+    def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
         inputs, target, index = batch
         self.counted.append((index.cpu(), self.counts(self(inputs), target).cpu()))
 
     test_step = validation_step
 
-    def predict_step(self, batch: tuple[Tensor, ...], batch_index: int) -> tuple[Tensor, Tensor]:
+    def predict_step(self, batch: Sequence[Tensor], batch_index: int) -> tuple[Tensor, Tensor]:
         inputs, _, index = batch
         return index, self(inputs)
 

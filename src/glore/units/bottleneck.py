@@ -38,7 +38,7 @@ class Bottleneck(Unit):
         >>> from glore import GloRe2d
         >>> from glore.units import Bottleneck2d
         >>> [sum(p.numel() for p in unit(512).parameters()) for unit in (GloRe2d, Bottleneck2d)]
-        [411008, 411400]
+        [411136, 411424]
     """
 
     def __init__(

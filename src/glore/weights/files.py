@@ -77,7 +77,7 @@ def load(path: Path | str, *, trust: bool = False) -> nn.Module:
         ValueError: a file is damaged, the JSON names a builder that is not ours, or the weights do not fit.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> from glore.nets.small import small_segmenter
         >>> arguments = {"classes": 3, "units": {"res3": 1}, "unit": {"class_path": "glore.GloRe2d"}}
         >>> constructor = {"class_path": "glore.nets.small.small_segmenter", "init_args": arguments}

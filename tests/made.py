@@ -1,6 +1,8 @@
-"""Data sets that tests name by class path."""
+"""Data sets and networks that tests name by class path."""
 
+import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 
@@ -9,7 +11,8 @@ class Blobs(Dataset):
 
     classes = ("red", "green", "blue", "grey")
 
-    def __init__(self, split):
+    def __init__(self, split, root="", shift=1):
+        self.shift = shift
         self.count = {"train": 80, "val": 20, "test": 40}[split]
 
     def __len__(self):
@@ -18,5 +21,46 @@ class Blobs(Dataset):
     def __getitem__(self, index):
         label = index % 4
         picture = 0.1 * torch.randn(3, 16, 16)
-        picture[slice(None) if label == 3 else label] += 1
+        picture[slice(None) if label == 3 else label] += self.shift
         return picture, label
+
+
+class Noise(Dataset):
+    """Scenes of noise from numpy's random state, with a label in one pixel only; every eighth has none."""
+
+    classes = ("a", "b", "c")
+
+    def __init__(self, split):
+        self.split = split
+
+    def __len__(self):
+        return 48
+
+    def __getitem__(self, index):
+        labels = np.full((8, 8), 255)
+        if index % 8:
+            labels[0, 0] = index % 3
+        return np.random.rand(1, 8, 8).astype(np.float32), None if self.split == "test" else labels
+
+
+class Waves(Dataset):
+    """Sequences of two frequencies."""
+
+    classes = ("slow", "fast")
+
+    def __init__(self, split):
+        pass
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        label = index % 2
+        return torch.sin(torch.linspace(0, 20 * (1 + label), 64))[None] + 0.1 * torch.randn(1, 64), label
+
+
+def sequence_classifier(width: int) -> nn.Module:
+    import glore
+
+    layers = [nn.Conv1d(1, width, 5), nn.ReLU(), glore.GloRe1d(width), nn.AdaptiveAvgPool1d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(width, 2))

@@ -49,6 +49,15 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
+class Once(argparse.Action):
+    """Keeps a value, and refuses a second one."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values, option=None) -> None:  # type: ignore[no-untyped-def]
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option} is given twice")
+        setattr(namespace, self.dest, values)
+
+
 class Command(NamedTuple):
     """A subcommand."""
 
@@ -71,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(glore.__version__)
             return 0
         return _run(*arguments)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise  # Lightning ends an interrupted training with SystemExit
         print("interrupted; the same command goes on from the last completed epoch", file=sys.stderr)
         return 130
     except FAULTS as error:
@@ -130,7 +141,7 @@ def _running(parser: Parser) -> None:
 
 def _using(parser: Parser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of a run that `glore fit` made")
-    parser.add_argument("--config", metavar="RECIPE", help="another recipe than the run's own")
+    parser.add_argument("--config", action=Once, metavar="RECIPE", help="another recipe than the run's own")
     parser.add_argument("--weights", default="last", metavar="W", help="last (default), best, or a .safetensors file")
 
 
@@ -140,7 +151,9 @@ def _predicting(parser: Parser) -> None:
 
 
 def _recipe(parser: Parser) -> None:
-    parser.add_argument("--config", required=True, metavar="RECIPE", help="path of a recipe, or name of a shipped one")
+    parser.add_argument(
+        "--config", action=Once, required=True, metavar="RECIPE", help="path of a recipe, or name of a shipped one"
+    )
 
 
 def _named(parser: Parser) -> None:
@@ -151,7 +164,7 @@ def demo(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare a plain network with squeeze-and-excitation, non-local and GloRe on the odd digit."""
     from glore.train import recipe
 
-    tree = recipe.read(["--config", "digits", *flags])
+    tree = _compared("digits", flags)
     variants = recipe.Recipe(tree).comparison.demo or []
     recipe.put(tree, "compare.seeds", [options.seed])
     return _compare(tree, options.out, variants, [options.seed])
@@ -159,10 +172,16 @@ def demo(options: argparse.Namespace, flags: list[str]) -> int:
 
 def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Run the cells that are not finished, then tell what came out."""
+    tree = _compared(options.config, flags)
+    return _compare(tree, options.out or _default_out(options.config), options.variant, options.seed)
+
+
+def _compared(config: str, flags: list[str]) -> dict[str, object]:
     from glore.train import recipe
 
-    tree = recipe.read(["--config", options.config, *flags])
-    return _compare(tree, options.out or _default_out(options.config), options.variant, options.seed)
+    if any(flag.partition("=")[0] == "--seed_everything" for flag in flags):
+        raise ValueError("--seed_everything: a comparison has a seed for each cell; give --seed N, or compare.seeds")
+    return recipe.read(["--config", config, *flags])
 
 
 def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:
@@ -178,7 +197,8 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
         failures += 1
         print(f"glore: {message}", file=sys.stderr)
     if grid.finished() and run.first_process():
-        print(report.write(grid))
+        print(report.results(grid))
+        print(f"page: {report.page(grid)}")
     return 1 if failures else 0
 
 
@@ -191,8 +211,10 @@ def fit(options: argparse.Namespace, flags: list[str]) -> int:
     with run.claimed(out, parsed):
         this = run.prepare(parsed, out)
         this.fit()
-    print(f"weights: {out / 'last.safetensors'} (last epoch), {out / 'best.safetensors'}; curves: {out / 'curves.csv'}")
-    print(f"next: glore test --out {out}")
+    if run.first_process():
+        names = ("last.safetensors", "best.safetensors", "curves.csv")
+        print(*(str(path) for name in names if (path := out / name).is_file()), sep="\n")
+        print(f"next: glore test --out {out}")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,22 +24,25 @@ def multiply_adds(net: nn.Module, example: Tensor) -> int:
     """How many multiply-adds the products of a forward in evaluation mode take, as they are run.
 
     Attention is counted by its products: torch counts nothing for its fused kernel on the CPU. torch counts two
-    operations a multiply-add; papers quote multiply-adds, so its count is halved.
+    operations a multiply-add; papers quote multiply-adds, so its count is halved. Nothing is computed: the count is
+    made on a copy of the network without memory, unless it reads values in its forward.
 
     Args:
-        net: any network; its mode and statistics stay as they are.
+        net: any network; it stays as it is.
         example: the input.
 
     Example:
         >>> multiply_adds(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10))
         21600
     """
-    modes = {module: module.training for module in net.modules()}
-    counter = FlopCounterMode(display=False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            net.eval()(example)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+        return _counted(copy.deepcopy(net).to("meta"), example.to("meta"))
+    except (NotImplementedError, RuntimeError):  # it does read values
+        return _counted(copy.deepcopy(net), example)
+
+
+def _counted(net: nn.Module, example: Tensor) -> int:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        net.eval()(example)
     return int(counter.get_total_flops()) // 2

@@ -66,8 +66,8 @@ def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
     grid = compare.grid(tree, out)
     list(compare.run(grid))
-    report.write(grid)
-    return out / "report.html"
+    report.results(grid)
+    return report.page(grid)
 
 
 def test_the_page_is_whole_and_needs_nothing_else(page):
@@ -131,9 +131,22 @@ def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
     assert "nan" in report._text_table(report._summary(rows))
 
 
+def test_sequences_have_a_page_without_pictures(tmp_path, tree):
+    tree["model"] = {
+        "class_path": "glore.train.classify.Classify",
+        "init_args": {"net": {"class_path": "made.sequence_classifier", "init_args": {"width": 8}}},
+    }
+    tree["data"]["dataset"] = "made.Waves"
+    tree["compare"] |= {"metric": "top1", "variants": {"plain": {}, r"lr $\lr$": {"model.net.width": 16}}, "seeds": [0]}
+    grid = compare.grid(tree, tmp_path)
+    assert not list(compare.run(grid))
+    assert "lr − plain" not in report.results(grid)
+    assert "<img" not in report.page(grid).read_text()
+
+
 def test_one_cell_alone_has_a_page(tmp_path, tree):
     put(tree, "epochs", 1)
     grid = compare.grid(tree, tmp_path)
     list(compare.run(grid, grid.pick(["glore"], [0])))
-    assert "no verdict yet" in report.write(grid)
-    assert "The baseline and another variant have not both run yet" in (tmp_path / "report.html").read_text()
+    assert "no verdict yet" in report.results(grid)
+    assert "The baseline and another variant have not both run yet" in report.page(grid).read_text()

@@ -1,6 +1,5 @@
 """Comparisons: the cells, what they share, what fails and what does not, and what comes out."""
 
-import copy
 import csv
 import json
 
@@ -57,7 +56,7 @@ def test_variants_of_a_seed_share_first_weights_and_the_order_of_the_data(tree, 
 def test_what_comes_out(tree, tmp_path):
     grid, messages = ran(tree, tmp_path)
     assert not messages
-    said = report.write(grid)
+    said = report.results(grid)
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     metrics = ("iou_background", "iou_common", "iou_odd", "miou")
@@ -102,7 +101,7 @@ def test_a_cell_whose_loss_is_not_finite_is_told_and_left(tree, tmp_path):
     assert message.startswith("stopped wild, seed 0: the loss is ")
     assert "learning rate 9.7e+29" in message
     assert [result["variant"] for _, result in grid.finished()] == ["plain", "glore"]
-    assert "wild" not in report.write(grid)
+    assert "wild" not in report.results(grid)
 
 
 def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
@@ -113,6 +112,11 @@ def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
         (message,) = compare.run(grid, [plain, glore])
     assert message.startswith("left out glore, seed 0: another process works in")
     assert plain.result()
+
+
+def test_other_folders_are_let_be(tree, tmp_path):
+    (tmp_path / "notes/seed_backup").mkdir(parents=True)
+    assert {cell.seed for cell in compare.grid(tree, tmp_path).cells} == {0, 1}
 
 
 def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
@@ -129,6 +133,7 @@ def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
         ({"compare.baseline": "bare"}, [], "no variant 'bare' to compare with"),
         ({}, ["glroe"], "--variant glroe: the recipe has no such variant; did you mean 'glore'?"),
         ({"compare.variants": {"plain": {"model.net.unt": 1}}}, [], "unknown key model.net.unt"),
+        ({"compare.variants": {"plain": {}, "lr 1": {}, "lr-1": {}}}, [], "two variants would share the folder lr-1"),
     ],
 )
 def test_faults_are_told_before_anything_runs(tree, tmp_path, change, variants, message):
@@ -142,9 +147,9 @@ def test_faults_are_told_before_anything_runs(tree, tmp_path, change, variants, 
 
 def test_a_metric_that_the_task_lacks_is_named(tree, tmp_path):
     put(tree, "compare.metric", "top1")
-    grid, _ = ran(copy.deepcopy(tree), tmp_path, "plain")
     with pytest.raises(RecipeError, match=r"compare\.metric='top1' must be one of iou_background"):
-        report.write(grid)
+        ran(tree, tmp_path)
+    assert not list(tmp_path.glob("*/*/curves.csv")), "it was trained before"
 
 
 def test_a_result_of_another_recipe_does_not_count(tree, tmp_path):

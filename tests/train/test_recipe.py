@@ -54,7 +54,7 @@ def test_flags_change_values(recipe_path, flags, key, value):
 
 def test_the_seed_is_the_datas_too(recipe_path):
     tree = read(["--config", str(recipe_path), "--seed", "5"])
-    _, data, _ = Recipe(tree).build()
+    _, data = Recipe(tree).make()
     assert data.seed == 5
 
 
@@ -84,7 +84,10 @@ def test_callbacks_are_appended_and_given_arguments(recipe_path):
         (["--data.dataset=null"], "data.dataset is missing"),
         (["--epochs"], "--epochs needs a value"),
         (["epochs"], "'epochs' is no flag"),
-        (["--config", "digit"], "no shipped recipe of that name; did you mean digits? (shipped: digits"),
+        (["--config", "digits"], "--config is needed once"),
+        (["--model.net.units={res3: 1"], "--model.net.units {res3: 1 is not YAML"),
+        (["--trainer.max_time", "1"], "trainer.max_time cannot be set: what a clock ends cannot be repeated"),
+        (["--data.seed", "1"], "data.seed cannot be set: give --seed"),
     ],
 )
 def test_faults_are_told_in_one_line_with_their_cure(recipe_path, flags, message):
@@ -102,8 +105,13 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
         read(["--config", str(path)])
 
 
+def test_a_name_that_is_nearly_one_is_told():
+    with pytest.raises(RecipeError, match=r"no shipped recipe of that name; did you mean digits\? \(shipped: digits"):
+        read(["--config", "digit"])
+
+
 def test_a_recipe_is_needed():
-    with pytest.raises(RecipeError, match="--config is missing"):
+    with pytest.raises(RecipeError, match="--config is needed once"):
         read(["--epochs", "3"])
 
 
@@ -121,10 +129,29 @@ def test_the_hash_follows_what_decides_the_result_alone(tree):
         "model.net.widths": [4, 12],
         "data.batch_size": 8,
         "trainer.precision": "bf16-mixed",
+        "trainer.fast_dev_run": True,
     }.items():
         assert changed(key, value), key
     for key, value in {"data.workers": 3, "trainer.devices": 1, "trainer.logger": True, "compare.seeds": [7]}.items():
         assert not changed(key, value), key
+
+
+def test_where_the_data_lie_does_not_count(tree):
+    put(tree, "data.dataset", {"class_path": "made.Blobs", "init_args": {"root": "here"}})
+    first = Recipe(tree).hash
+    put(tree, "data.root", "there")
+    assert Recipe(tree).hash == first
+    put(tree, "data.dataset.shift", 2)
+    assert Recipe(tree).hash != first
+
+
+def test_functions_and_classes_go_by_name(tree, tmp_path):
+    del tree["model"]["init_args"]["schedule"]  # by default a function
+    first = Recipe(tree)
+    assert first.resolved["model"]["init_args"]["schedule"] == "glore.train.schedules.constant"
+    path = tmp_path / "full.yaml"
+    path.write_text(yaml.safe_dump(first.resolved))
+    assert Recipe(read(["--config", str(path)])).hash == first.hash
 
 
 def test_a_recipe_with_every_value_is_the_same_recipe(tree, tmp_path):

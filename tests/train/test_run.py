@@ -80,6 +80,60 @@ def test_a_stopped_run_goes_on_bit_for_bit(tree, tmp_path, step, workers):
     assert (tmp_path / "whole/curves.csv").read_text() == (tmp_path / "stopped/curves.csv").read_text()
 
 
+def test_augmentation_by_numpy_goes_on_bit_for_bit(tree, tmp_path):
+    put(tree, "data.dataset", "made.Noise")
+    trained(tree, tmp_path / "whole")
+    stopped = runs.prepare(Recipe(tree), tmp_path / "stopped")
+    stopped.trainer.callbacks.append(StopAt(4))
+    with pytest.raises(ZeroDivisionError):
+        stopped.fit()
+    np.random.seed(99)
+    trained(tree, tmp_path / "stopped")
+    assert same(tmp_path / "whole/last.safetensors", tmp_path / "stopped/last.safetensors")
+
+
+def test_what_stopped_early_stays_stopped(tree, tmp_path):
+    stopping = {"monitor": "val/miou", "mode": "max", "patience": 1, "min_delta": 1.0}
+    put(tree, "trainer.callbacks", [{"class_path": "EarlyStopping", "init_args": stopping}])
+    put(tree, "epochs", 9)
+    trained(tree, tmp_path)
+    before = (tmp_path / "last.safetensors").read_bytes(), (tmp_path / "curves.csv").read_text()
+    assert len(before[1].splitlines()) == 3
+    trained(tree, tmp_path)
+    assert ((tmp_path / "last.safetensors").read_bytes(), (tmp_path / "curves.csv").read_text()) == before
+
+
+def test_an_epoch_without_validation_has_no_scores(tree, tmp_path):
+    put(tree, "trainer.check_val_every_n_epoch", 2)
+    trained(tree, tmp_path)
+    with (tmp_path / "curves.csv").open() as file:
+        assert [bool(row["val/miou"]) for row in csv.DictReader(file)] == [False, True, False]
+
+
+def test_what_a_callback_keeps_has_to_be_data(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(StopAt, "state_dict", lambda self: {"path": tmp_path})
+    stopped = runs.prepare(Recipe(tree), tmp_path)
+    stopped.trainer.callbacks.append(StopAt(6))
+    with pytest.raises(ZeroDivisionError):
+        stopped.fit()
+    with pytest.raises(ValueError, match=r"resume\.ckpt holds a pathlib\.PosixPath, which could run code"):
+        trained(tree, tmp_path)
+
+
+def test_other_classes_than_the_datas_are_named(tree, tmp_path):
+    put(tree, "model.net.classes", 5)
+    with pytest.raises(ValueError, match="the network tells 5 classes apart, but the data have 3"):
+        trained(tree, tmp_path)
+
+
+def test_samples_without_a_label_count_for_nothing(tree, tmp_path):
+    put(tree, "data.dataset", "made.Noise")
+    put(tree, "data.batch_size", 2)
+    this = trained(tree, tmp_path)
+    assert all(tensor.isfinite().all() for tensor in this.task.net.state_dict().values())
+    assert this.predict(tmp_path / "masks") == 48
+
+
 def test_a_finished_run_is_left_as_it_is(tree, tmp_path):
     trained(tree, tmp_path)
     before = (tmp_path / "last.safetensors").read_bytes()
@@ -206,6 +260,30 @@ def test_segmentation_predicts_masks(tree, tmp_path):
     expected = files.load(tmp_path / "last")(picture[None])[0].argmax(0)
     assert mask.size == (48, 48)
     assert np.array_equal(np.array(mask), expected.numpy())
+
+
+@pytest.mark.unchecked
+def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
+    from PIL import Image
+
+    from glore.train.predict import Write
+
+    writer = Write(tmp_path, [str(k) for k in range(19)])
+    logits = torch.eye(19)[torch.arange(19)].T[None, :, None]  # (1, 19, 1, 19)
+    writer.write_on_batch_end(None, None, (torch.tensor([0]), logits), None, None, 0, 0)
+    assert np.array(Image.open(tmp_path / "000000.png")).tolist() == [list(range(19))]
+
+
+def test_an_interrupted_training_says_how_to_go_on(recipe_path, tmp_path):
+    flags = ("--config", recipe_path, "--out", tmp_path, "--epochs", "5000")
+    process = subprocess.Popen(command("fit", *flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "curves.csv").is_file() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command goes on from the last completed epoch" in said
 
 
 def command(*arguments):

@@ -18,7 +18,7 @@ def hits(chance):
     return torch.stack([right.long(), torch.ones(chance.shape, dtype=torch.long)], dim=-1)
 
 
-@pytest.mark.parametrize(("seeds", "spread", "least"), [(1, 0.0, 0.9), (5, 0.0, 0.9), (5, 0.05, 0.8)])
+@pytest.mark.parametrize(("seeds", "spread", "least"), [(1, 0.0, 0.9), (5, 0.0, 0.9), (2, 0.05, 0.9), (5, 0.05, 0.9)])
 def test_the_interval_covers_the_true_difference(seeds, spread, least):
     covered = 0
     for _ in range(100):
@@ -47,6 +47,16 @@ def test_any_shape_of_counts():
     assert found.low < 0 < found.high
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_draws_without_a_score_are_left_out(seeds):
+    counts = torch.zeros(seeds, 100, 2, dtype=torch.long)
+    counts[:, :3] = 1  # most of the samples do not have what is scored: some draws have none
+    found = difference(counts, counts, accuracy)
+    assert (found.low, found.high) == (0, 0)
+    nothing = difference(torch.zeros_like(counts), torch.zeros_like(counts), accuracy)
+    assert judge([nothing], margin=0.005) == "cannot tell: the score is not defined on these test samples"
+
+
 def test_samples_have_to_match():
     with pytest.raises(ValueError, match="cannot pair"):
         difference(torch.ones(1, 4, 2), torch.ones(1, 5, 2), accuracy)
@@ -65,7 +75,7 @@ def d(mean, low, high, seeds=3, seed_variance=1e-4, sample_variance=1e-6):
         ([d(-0.03, -0.05, -0.01)], "worse"),
         ([d(0.001, -0.003, 0.004)], "no difference"),
         ([d(0.02, -0.01, 0.05)], "cannot tell, about 1 more seed needed"),
-        ([d(0.006, -0.01, 0.05, seed_variance=4e-4)], "cannot tell, about 45 more seeds needed"),
+        ([d(0.006, -0.01, 0.05, seed_variance=4e-4)], "cannot tell, about 49 more seeds needed"),
         (
             [d(0.001, -0.1, 0.1, sample_variance=1e-2)],
             "cannot tell, and more seeds alone will not: the test set is too small",

@@ -124,10 +124,10 @@ def test_weights_that_do_not_fit_are_named(saved):
     weights = net.state_dict()
     weights["extra"] = torch.zeros(1)
     del weights["backbone.stem.weight"]
-    weights["head.0.bias"] = torch.zeros(7)
+    weights["head.3.bias"] = torch.zeros(7)
     files.save(folder / "other", weights, CONSTRUCTOR)
     with pytest.raises(
-        ValueError, match=r"stem\.weight is missing; extra is unknown; head\.0\.bias is \(7,\), not \(48,\)"
+        ValueError, match=r"stem\.weight is missing; extra is unknown; head\.3\.bias is \(7,\), not \(48,\)"
     ):
         files.load(folder / "other")
 
@@ -154,6 +154,33 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="cannot write"):
         files.save(tmp_path / "file" / "net", {"weight": torch.zeros(1)}, CONSTRUCTOR)
+
+
+def test_names_may_have_dots(tmp_path):
+    for rate in ("0.1", "0.2"):
+        files.save(tmp_path / f"lr{rate}", {"weight": torch.full((1,), float(rate))}, CONSTRUCTOR)
+    assert load_file(tmp_path / "lr0.1.safetensors")["weight"].item() == pytest.approx(0.1)
+    with pytest.raises(FileNotFoundError, match=r"resume\.ckpt\.safetensors is missing"):
+        files.load_weights(torch.nn.Linear(1, 1), tmp_path / "resume.ckpt")
+
+
+def test_tensors_that_share_their_memory_are_saved(tmp_path):
+    net = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    files.save(tmp_path / "net", net.state_dict(), CONSTRUCTOR)
+    files.load_weights(net, tmp_path / "net")
+
+
+def build(layers: list, **options: int) -> torch.nn.Module:
+    return torch.nn.Sequential(*layers, torch.nn.Linear(**options))
+
+
+def test_arguments_may_be_lists_of_networks_and_free_ones(monkeypatch):
+    monkeypatch.setattr(glore, "build", build, raising=False)
+    relu = {"class_path": "torch.nn.ReLU"}
+    sizes = {"in_features": 2, "out_features": 3}
+    constructor = {"class_path": "glore.build", "init_args": {"layers": [relu, relu]}, "dict_kwargs": sizes}
+    assert len(files.construct(constructor, trust=True)) == 3
 
 
 def test_maps_with_channels_last_are_saved_as_they_are(tmp_path):

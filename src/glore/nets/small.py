@@ -111,7 +111,14 @@ def small_segmenter(
     stride = int(torch.tensor(strides).prod())
     net = nn.Sequential()
     net.backbone = SmallResNet(channels, widths, depths, strides)
-    net.head = nn.Sequential(nn.Conv2d(widths[-1], classes * stride**2, 1), nn.PixelShuffle(stride))
+    width = widths[-1]
+    net.head = nn.Sequential(
+        nn.Conv2d(width, width, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, classes * stride**2, 1),
+        nn.PixelShuffle(stride),
+    )
     return _with_units(net, units, unit, torch.zeros(1, channels, 8 * stride, 8 * stride))
 
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 INK = "#010203"  # stands for the page's text colour in a figure, and becomes `currentColor`
 COLOURS = ("#4c9be8", "#e8913c", "#43b581", "#e05a6d", "#a78bdb", "#c9a227", "#3fb8c4", "#d779b5", "#8f9bb3", "#a0784f")
 PLAIN = "#8a8f98"
+LONGEST = 384  # pixels a side of a picture on a page
 STYLE: Any = {  # matplotlib annotates its settings with every key there is
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor", "grid.color"), INK
@@ -31,10 +32,12 @@ STYLE: Any = {  # matplotlib annotates its settings with every key there is
     "axes.grid": True,
     "grid.alpha": 0.15,
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "font.family": "sans-serif",
     "font.size": 11,
     "legend.frameon": False,
 }
+LEGEND: Any = {"loc": "outside upper left", "ncols": 4, "columnspacing": 1.2, "handletextpad": 0.5, "handlelength": 1.2}
 
 
 def colours(variants: Sequence[str], baseline: str) -> dict[str, str]:
@@ -46,7 +49,7 @@ def colours(variants: Sequence[str], baseline: str) -> dict[str, str]:
 def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], label: str, colour: Mapping[str, str]) -> str:
     """Lines of (epoch, value), one for each seed of each variant, as SVG."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.6, 3.9), layout="constrained")
         axes = figure.subplots()
         for name, seeds in series.items():
             for i, points in enumerate(seeds):
@@ -54,14 +57,14 @@ def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], label:
                 axes.plot(x, y, color=colour[name], label=name if i == 0 else None, marker="o", markersize=3, alpha=0.9)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        figure.legend(**LEGEND)
         return _svg(figure)
 
 
 def cost(points: Mapping[str, tuple[float, float, float]], label: str, colour: Mapping[str, str]) -> str:
     """A circle for each variant at (multiply-adds, score), its area its parameters, as SVG."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
+        figure = Figure(figsize=(5.6, 3.9), layout="constrained")
         axes = figure.subplots()
         most = max(parameters for _, _, parameters in points.values())
         for name, (multiply_adds, score, parameters) in points.items():
@@ -69,7 +72,7 @@ def cost(points: Mapping[str, tuple[float, float, float]], label: str, colour: M
             axes.scatter(multiply_adds / 1e6, score, s=area, color=colour[name], alpha=0.75, linewidth=0, label=name)
         axes.set(xlabel="million multiply-adds a sample", ylabel=label)
         axes.margins(0.15, 0.2)
-        legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        legend = figure.legend(**LEGEND)
         for handle in legend.legend_handles:
             handle.set_sizes([60])  # type: ignore[union-attr]
         return _svg(figure)
@@ -110,7 +113,9 @@ def picture(sample: Tensor) -> np.ndarray:
 
 
 def mask(labels: Tensor, palette: bytes) -> np.ndarray:
-    """Labels (h, w) as RGB in a palette of three bytes a class; what has no colour is grey."""
+    """Labels (*space) as RGB in a palette of three bytes a class, or else grey; of a clip, the middle frame."""
+    if labels.dim() == 3:
+        labels = labels[labels.shape[0] // 2]
     table = np.full((256, 3), 128, np.uint8)
     known = np.frombuffer(palette, np.uint8).reshape(-1, 3)
     table[: len(known)] = known
@@ -133,7 +138,9 @@ def overlay(sample: Tensor, weights: Tensor) -> np.ndarray:
 
 
 def data_url(rgb: np.ndarray) -> str:
-    """A picture (h, w, 3) as a PNG in a `data:` address."""
+    """A picture (h, w, 3), made smaller if it is large, as a PNG in a `data:` address."""
     file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "PNG", optimize=True)
+    image = Image.fromarray(rgb)
+    image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
+    image.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -8,46 +8,52 @@ import importlib.resources
 import platform
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from string import Template
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import glore
 from glore.show import figures, maps
-from glore.train import compare, run
+from glore.train import compare
 from glore.train.compare import Cell, Grid, Verdict
-from glore.train.folder import write_csv
+from glore.train.folder import locked, write_csv
 from glore.train.predict import PALETTE
 from glore.units import GloRe
 from glore.weights import files
 
-SCENES, NODES = 4, 8
+SCENES, NODES = 4, 7
 COUNTS = ("parameters", "multiply_adds", "step_ms")
 
 
-def write(grid: Grid) -> str:
-    """Write `results.csv`, `verdict.txt` and `report.html` into the comparison's folder; return what to print."""
-    rows = compare.results(grid)
-    write_csv(grid.out / "results.csv", rows)
-    verdicts = compare.verdicts(grid)
-    metric = compare.metric(grid)
-    header = f"difference of {metric} on the test split, in points, with its 95 % interval{_caveat(verdicts)}:"
-    text = "\n".join([header, *map(str, verdicts)])
-    if not verdicts:
-        text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run"
-    with files.replacing(grid.out / "verdict.txt") as draft:
-        draft.write_text(text + "\n")
-    with files.replacing(grid.out / "report.html") as draft:
-        draft.write_text(_page(grid, rows, verdicts, metric), encoding="utf-8")
-    where = f"results: {grid.out / 'results.csv'}\npage: {grid.out / 'report.html'}"
-    return f"{_text_table(_summary(rows))}\n\n{text}\n\n{where}"
+def results(grid: Grid) -> str:
+    """Write `results.csv` and `verdict.txt` into the comparison's folder; return what to print of them."""
+    with locked(grid.out, wait=True):  # other processes of a job array do the same
+        rows = compare.results(grid)
+        write_csv(grid.out / "results.csv", rows)
+        verdicts = compare.verdicts(grid)
+        text = "\n".join([f"difference of {_about(grid, verdicts)}:", *map(str, verdicts)])
+        if not verdicts:
+            text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
+        with files.replacing(grid.out / "verdict.txt") as draft:
+            draft.write_text(text + "\n")
+    return f"{_text_table(_summary(rows))}\n\n{text}\n\nresults: {grid.out / 'results.csv'}"
 
 
-def _caveat(verdicts: list[Verdict]) -> str:
+def page(grid: Grid) -> Path:
+    """Write `report.html` into the comparison's folder; return its path."""
+    path = grid.out / "report.html"
+    with locked(grid.out, wait=True), files.replacing(path) as draft:
+        draft.write_text(_page(grid, compare.results(grid), compare.verdicts(grid)), encoding="utf-8")
+    return path
+
+
+def _about(grid: Grid, verdicts: list[Verdict]) -> str:
     one_seed = any(d.seeds == 1 for verdict in verdicts for d in verdict.differences.values())
-    return " (one seed: the interval covers the test samples only)" if one_seed else ""
+    caveat = " (one seed: the interval covers the test samples only)" if one_seed else ""
+    return f"{grid.metric} on the test split, in points, with its 95 % interval{caveat}"
 
 
 def _summary(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -84,9 +90,9 @@ def _text_table(rows: list[dict[str, str]]) -> str:
     )
 
 
-def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict], metric: str) -> str:
+def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> str:
     template = Template((importlib.resources.files("glore.show") / "page.html").read_text(encoding="utf-8"))
-    finished = grid.finished()
+    finished, metric = grid.finished(), grid.metric
     variants = list(dict.fromkeys(cell.variant for cell, _ in finished))
     colour = figures.colours(variants, grid.comparison.baseline)
     series = {
@@ -99,18 +105,21 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict], metri
         if (own := [row for row in rows if row["variant"] == variant])
     }
     seeds = sorted({cell.seed for cell, _ in finished})
+    shown = [cell for cell, _ in finished if cell.seed == seeds[0]]
+    data = shown[0].recipe.make()[1].split("test")
+    scenes = [tuple(map(torch.as_tensor, data[index])) for index in range(min(SCENES, len(data)))]
+    pictures = scenes[0][0].dim() > 2  # not of sequences
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
         verdicts="".join(f"<li>{html.escape(v.figures)}: <strong>{html.escape(v.word)}</strong></li>" for v in verdicts)
         or "<li>The baseline and another variant have not both run yet.</li>",
-        caveat=_caveat(verdicts),
         note=html.escape(grid.comparison.note),
-        metric=html.escape(metric),
+        about=html.escape(_about(grid, verdicts)),
         table=_table(_summary(rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
-        samples="".join(_samples(finished, seeds[0])),
-        maps="".join(_maps(finished, seeds[0])),
+        samples="".join(_samples(shown, scenes, finished[0][1]["classes"])) if pictures else "",
+        maps="".join(_maps(shown, scenes[0][0])) if pictures else "",
         seeds=", ".join(map(str, seeds)),
         samples_tested=len(finished[0][0].counts()),
         versions=html.escape(
@@ -145,23 +154,22 @@ def _curve(cell: Cell, metric: str) -> list[tuple[float, float]]:
     return [(float(row["epoch"]), 100 * float(row[f"val/{metric}"])) for row in rows if row.get(f"val/{metric}")]
 
 
-def _samples(finished: list[tuple[Cell, dict[str, Any]]], seed: int) -> Iterator[str]:
+def _samples(cells: list[Cell], scenes: list[tuple[Tensor, ...]], classes: list[str]) -> Iterator[str]:
     """The first test samples, with the truth and what each variant says."""
-    cells = [cell for cell, _ in finished if cell.seed == seed]
-    classes = finished[0][1]["classes"]
-    data = run.prepare(cells[0].recipe, cells[0].folder).data.split("test")
-    nets = {cell.variant: files.load(cell.folder / "last", trust=True) for cell in cells}
-    for index in range(min(SCENES, len(data))):
-        sample, target = data[index][:2]
-        tiles = [
-            _tile(figures.picture(sample), "input"),
-            _tile(*_shown(sample, torch.as_tensor(target), "truth", classes)),
-        ]
+    nets = {cell.variant: _net(cell) for cell in cells}
+    for sample, target in scenes:
+        tiles = [_tile(figures.picture(sample), "input"), _tile(*_shown(sample, target, "truth", classes))]
         for variant, net in nets.items():
             with torch.no_grad():
                 logits = net(sample[None])[0]
             tiles.append(_tile(*_shown(sample, logits.argmax(0), variant, classes)))
         yield f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _net(cell: Cell) -> nn.Module:
+    net = cell.recipe.make()[0].net
+    files.load_weights(net, cell.folder / "last")
+    return net.eval()
 
 
 def _shown(sample: Tensor, label: Tensor, caption: str, classes: list[str]) -> tuple[Any, str]:
@@ -170,15 +178,12 @@ def _shown(sample: Tensor, label: Tensor, caption: str, classes: list[str]) -> t
     return figures.mask(label, PALETTE), caption
 
 
-def _maps(finished: list[tuple[Cell, dict[str, Any]]], seed: int) -> Iterator[str]:
-    """For each variant with GloRe units: the nodes that matter most on the first test sample, and I − A."""
-    for cell, _ in finished:
-        if cell.seed != seed:
-            continue
-        net = files.load(cell.folder / "last", trust=True)
+def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
+    """For each variant with GloRe units: the nodes that matter most on a sample, and I − A."""
+    for cell in cells:
+        net = _net(cell)
         if not any(isinstance(module, GloRe) for module in net.modules()):
             continue
-        sample = run.prepare(cell.recipe, cell.folder).data.split("test")[0][0]
         for unit in maps.unit_maps(net, sample[None]):
             tiles = [_tile(figures.picture(sample), "input")]
             for node in unit.ranked[:NODES]:

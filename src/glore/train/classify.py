@@ -46,6 +46,10 @@ class Classify(Task):
         return torch.cat([hits, torch.ones_like(hits[:, :1])], dim=1)  # (b, 3)
 
     @staticmethod
-    def scores(counts: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
+    def names(classes: Sequence[str]) -> list[str]:
+        return ["top1", "top5"]
+
+    @staticmethod
+    def scores(counts: Tensor) -> tuple[Tensor, ...]:
         top1, top5, samples = counts.double().unbind(-1)
-        return {"top1": top1 / samples, "top5": top5 / samples}
+        return top1 / samples, top5 / samples

@@ -58,6 +58,11 @@ class Grid:
     cells: list[Cell]
     out: Path
 
+    @property
+    def metric(self) -> str:
+        """The name of the score that the verdict is about."""
+        return self.comparison.metric or self.cells[0].recipe.task_class.metric
+
     def finished(self) -> list[tuple[Cell, dict[str, Any]]]:
         """The cells with a result."""
         return [(cell, result) for cell in self.cells if (result := cell.result()) is not None]
@@ -102,7 +107,11 @@ def grid(tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
             f"the recipe has no variant {baseline!r} to compare with: "
             "give compare.variants, and name one of them in compare.baseline"
         )
-    found = [int(folder.name.removeprefix("seed")) for folder in out.glob("*/seed*")]
+    slugs = {_slug(name): name for name in variants}
+    if len(slugs) < len(variants):
+        twins = next(name for name in variants if name not in slugs.values())
+        raise RecipeError(f"two variants would share the folder {_slug(twins)}: rename {twins!r}")
+    found = [int(match[1]) for folder in out.glob("*/seed*") if (match := re.fullmatch(r"seed(\d+)", folder.name))]
     cells = [
         Cell(name, seed, Recipe(_variant(tree, variants[name], seed)), out / _slug(name) / f"seed{seed}")
         for seed in sorted({*comparison.seeds, *seeds, *found})
@@ -139,7 +148,7 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
                 with claimed(cell.folder, cell.recipe):
                     if cell.result() is None:  # another process may have finished it meanwhile
                         progress.begin(cell.name)
-                        _run(grid, cell, progress)
+                        _run(grid, cell, progress, alone=len(todo) == 1)
             except BusyError as error:
                 yield f"left out {cell.name}: {error}"
             except FloatingPointError as error:
@@ -149,10 +158,18 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
         progress.close()
 
 
-def _run(grid: Grid, cell: Cell, progress: Progress) -> None:
-    baseline = next(c for c in grid.cells if c.seed == cell.seed and c.variant == grid.comparison.baseline)
+def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     this = prepare(cell.recipe, cell.folder, progress)
-    this.fit(start=baseline.recipe.first_weights())  # the same for all variants, wherever their networks agree
+    if this.trainer.world_size > 1 and not alone:  # one that has to leave a cell out could not tell the others
+        raise RecipeError(
+            "several processes train one cell at a time: give one --variant and one --seed, and loop over them"
+        )
+    known = this.task.names(this.data.split("train").classes)
+    if grid.metric not in known:
+        raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
+    (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
+    first, _ = baseline.recipe.make()
+    this.fit(start=first.net.state_dict())  # the same for all variants, wherever their networks agree
     this.finish(variant=cell.variant, seed=cell.seed)
 
 
@@ -193,41 +210,30 @@ def verdicts(grid: Grid) -> list[Verdict]:
     finished: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
     for cell, result in grid.finished():
         finished.setdefault(cell.variant, {})[cell.seed] = cell, result
-    comparison = grid.comparison
+    baseline = finished.pop(grid.comparison.baseline, {})
     out = []
     for variant, cells in finished.items():
-        rivals = [name for name in (comparison.baseline, CONTROL) if name in finished and name != variant]
-        seeds = sorted(set(cells).intersection(*(finished[name] for name in rivals)))
-        if variant == comparison.baseline or comparison.baseline not in rivals or not seeds:
+        rivals = {grid.comparison.baseline: baseline}
+        if variant != CONTROL and cells.keys() & baseline.keys() & finished.get(CONTROL, {}).keys():
+            rivals[CONTROL] = finished[CONTROL]
+        seeds = sorted(cells.keys() & set.intersection(*(set(rival) for rival in rivals.values())))
+        if not seeds:
             continue
 
-        def counts(name: str, seeds: list[int] = seeds) -> Tensor:
-            return torch.stack([finished[name][seed][0].counts() for seed in seeds])
+        def counts(cells: dict[int, tuple[Cell, dict[str, Any]]], seeds: list[int] = seeds) -> Tensor:
+            return torch.stack([cells[seed][0].counts() for seed in seeds])
 
-        def step_ms(name: str, seeds: list[int] = seeds) -> float:
-            return sum(finished[name][seed][1]["step_ms"] for seed in seeds) / len(seeds)
+        def step_ms(cells: dict[int, tuple[Cell, dict[str, Any]]], seeds: list[int] = seeds) -> float:
+            return sum(cells[seed][1]["step_ms"] for seed in seeds)
 
-        score = _score(grid)
-        differences = {name: verdict.difference(counts(variant), counts(name), score) for name in rivals}
-        word = verdict.judge(list(differences.values()), comparison.margin)
-        out.append(Verdict(variant, differences, step_ms(variant) / step_ms(comparison.baseline) - 1, word))
+        score = _score(*cells[seeds[0]], grid.metric)
+        differences = {name: verdict.difference(counts(cells), counts(rival), score) for name, rival in rivals.items()}
+        word = verdict.judge(list(differences.values()), grid.comparison.margin)
+        out.append(Verdict(variant, differences, step_ms(cells) / step_ms(baseline) - 1, word))
     return out
 
 
-def metric(grid: Grid) -> str:
-    """The name of the score that the verdict is about.
-
-    Raises:
-        RecipeError: the task has no such score.
-    """
-    cell, result = grid.finished()[0]
-    name = grid.comparison.metric or cell.recipe.task_class.metric
-    if name not in result["metrics"]:
-        raise RecipeError(f"compare.metric={name!r} must be one of {', '.join(result['metrics'])}")
-    return name
-
-
-def _score(grid: Grid) -> Callable[[Tensor], Tensor]:
-    cell, result = grid.finished()[0]
-    name, scores = metric(grid), cell.recipe.task_class.scores
-    return lambda counts: scores(counts, result["classes"])[name]
+def _score(cell: Cell, result: dict[str, Any], metric: str) -> Callable[[Tensor], Tensor]:
+    task = cell.recipe.task_class
+    place = task.names(result["classes"]).index(metric)
+    return lambda counts: task.scores(counts)[place]

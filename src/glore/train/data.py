@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -22,7 +23,7 @@ class Draw(NamedTuple):
 
 
 class Seeded(Dataset[Any]):
-    """Items `(*item, index)` of a dataset, each made with random states of its own.
+    """Items `(input, target, index)` of a dataset, each made with random states of its own.
 
     An item's augmentation then depends on nothing but the seed, the epoch and its index: not on the number of workers
     or processes, nor on where an interrupted training went on.
@@ -33,14 +34,17 @@ class Seeded(Dataset[Any]):
 
     def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
         generator = torch.default_generator  # torch.manual_seed would seed the devices too, a third of a millisecond
-        states = generator.get_state(), random.getstate()
+        states = generator.get_state(), random.getstate(), np.random.get_state()
         generator.manual_seed(draw.seed)
         random.seed(draw.seed)
+        np.random.seed(draw.seed % 2**32)
         try:
-            return (*self.dataset[draw.item], draw.item)
+            sample, target = self.dataset[draw.item]
         finally:
             generator.set_state(states[0])
             random.setstate(states[1])
+            np.random.set_state(states[2])
+        return torch.as_tensor(sample), -1 if target is None else target, draw.item
 
 
 class Order(Sampler[Draw]):
@@ -89,12 +93,12 @@ class Data(LightningDataModule):
 
     Args:
         dataset: makes a dataset from the name of a split, `"train"`, `"val"` or `"test"`: a class path whose first
-            argument is the split, with its other arguments. An item is `(input, target)`; the attribute `classes`
-            names the classes in order.
+            argument is the split, with its other arguments. An item is `(input, target)`, with None for the target
+            where it is not known and only predictions are wanted; the attribute `classes` names the classes in order.
         batch_size: samples a training step, of all processes together.
         eval_batch_size: samples a step of validation, test and prediction in each process; `batch_size` by default.
         workers: processes that load data, for each training process; 0 loads in the training process itself.
-        seed: the order of the data and its augmentation follow from it; `seed_everything` by default.
+        seed: the order of the data and its augmentation follow from it; a recipe's `seed_everything`.
 
     Raises:
         ValueError: `batch_size` cannot be shared among the processes, or is larger than the training set.
@@ -109,8 +113,9 @@ class Data(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
-            if value < least:
+        sizes = {"batch_size": (batch_size, 1), "eval_batch_size": (eval_batch_size, 1), "workers": (workers, 0)}
+        for name, (value, least) in sizes.items():
+            if value is not None and value < least:
                 raise ValueError(f"data.{name}={value} must be at least {least}")
         self.make, self.batch_size, self.workers, self.seed = dataset, batch_size, workers, seed
         self.eval_batch_size = eval_batch_size or batch_size

@@ -10,8 +10,12 @@ curves.csv                       a row an epoch
 from __future__ import annotations
 
 import csv
+import fcntl
+import re
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +52,11 @@ class WholeFiles(CheckpointIO):
         except (FileNotFoundError, PermissionError):
             raise
         except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, OSError … for broken files
+            if found := re.search(r"Unsupported (?:global|class)\W+(?:GLOBAL )?([\w.]+)", str(error)):
+                raise ValueError(
+                    f"{path} holds a {found[1]}, which could run code when it is read: callbacks may keep numbers, "
+                    "strings, lists, dicts and tensors only"
+                ) from error
             raise ValueError(
                 f"{path} is damaged ({str(error).splitlines()[0][:100]}): remove it, and this run starts anew"
             ) from error
@@ -69,12 +78,24 @@ class Keep(Checkpoint):
         self.folder, self.metric = folder, metric
         self.curves: list[dict[str, float]] = []
         self.step_seconds: list[float] = []
+        self.stopped = False  # early, by another callback
+        self.validated = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curves": self.curves, "step_seconds": self.step_seconds}
+        return {"curves": self.curves, "step_seconds": self.step_seconds, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.curves, self.step_seconds = state_dict["curves"], state_dict["step_seconds"]
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        trainer.should_stop |= self.stopped
+
+    def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self.validated = False
+
+    def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
+        self.validated = True
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_index: int) -> None:
         self.timed = trainer.global_step < 10 or trainer.global_step % 10 == 0  # seldom: a device has to be waited for
@@ -93,14 +114,36 @@ class Keep(Checkpoint):
         return 1000 * statistics.median(self.step_seconds) if self.step_seconds else float("nan")
 
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        logged = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if self.validated or not name.startswith("val/")  # those of an earlier epoch stay there
+        }
         before = max((row.get(self.metric, float("-inf")) for row in self.curves), default=float("-inf"))
         self.curves.append({"epoch": trainer.current_epoch + 1, **logged})
         best = logged.get(self.metric, float("-inf")) > before
         if trainer.is_global_zero:
             write_csv(self.folder / "curves.csv", self.curves)
+        self.stopped = trainer.should_stop
         # last of all: what is written before it is written again when a killed run goes on from the epoch before
         trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a folder, made if need be, against other processes; a killed process lets go of it.
+
+    What killed processes left half written there is swept away.
+
+    Raises:
+        BlockingIOError: another process holds it, and `wait` is False.
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        files.sweep(folder)
+        yield
 
 
 def _now(task: LightningModule) -> float:

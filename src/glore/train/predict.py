@@ -51,9 +51,11 @@ class Write(BasePredictionWriter):
         if logits.dim() == 2:
             self._rows(indices, logits)
             return
+        if logits.shape[1] > 256:
+            raise ValueError(f"a mask holds at most 256 classes, and the network has {logits.shape[1]}")
         for index, mask in zip(indices.tolist(), logits.argmax(1).to("cpu", torch.uint8), strict=True):
             picture = Image.fromarray(mask.numpy(), mode="P")
-            picture.putpalette(PALETTE)
+            picture.putpalette(PALETTE.ljust(3 * 256, b"\x80"))  # a shorter one makes Pillow cut the classes' high bits
             with files.replacing(self.folder / f"{index:06d}.png") as draft:
                 picture.save(draft, "PNG")
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 class Progress(Callback):
-    """A bar over the steps of one or more runs.
+    """A bar over one or more runs, each of which counts the same.
 
     Args:
         runs: how many runs the bar is over.
@@ -34,33 +34,36 @@ class Progress(Callback):
             self.bar.close()
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
-        steps = trainer.datamodule.training_steps  # type: ignore[attr-defined]
         if self.bar is None and trainer.is_global_zero:
             shown = sys.stderr.isatty()
             self.bar = tqdm(
-                total=steps * (self.runs - self.done),
+                total=self.runs,
+                initial=self.done + self._share(trainer),  # what an earlier process did says nothing about this one
                 mininterval=0.5 if shown else 15,
                 dynamic_ncols=shown,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
             )
-            self.first = self.done
         self._show(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         if self.bar is not None:
-            steps = trainer.datamodule.training_steps  # type: ignore[attr-defined]
-            self.bar.update((self.done - self.first) * steps + trainer.global_step - self.bar.n)
+            self.bar.update(self.done + self._share(trainer) - self.bar.n)
 
     def on_train_epoch_end(self, trainer: Trainer, task: LightningModule) -> None:
         self._show(trainer)
 
+    @staticmethod
+    def _share(trainer: Trainer) -> float:
+        return min(1.0, trainer.global_step / trainer.datamodule.training_steps)  # type: ignore[attr-defined]
+
     def _show(self, trainer: Trainer) -> None:
         if self.bar is None:
             return
+        last = trainer.max_epochs or -1
+        epoch = f"{min(trainer.current_epoch + 1, last)}/{last}" if last > 0 else trainer.current_epoch + 1
+        self.bar.set_description_str(f"{self.name} · epoch {epoch}", refresh=False)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 0)
-        self.bar.set_description_str(f"{self.name} · epoch {epoch}/{trainer.max_epochs}", refresh=False)
-        shown = [name for name in ("train/loss", getattr(trainer.lightning_module, "shown", "")) if name in metrics]
+        shown = [name for name in ("train/loss", f"val/{trainer.lightning_module.metric}") if name in metrics]
         self.bar.set_postfix_str(" ".join(f"{name} {metrics[name]:.3f}" for name in shown))

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from torch import Tensor
 
 from glore.train.blame import RecipeError, blame
 from glore.train.data import Data
@@ -38,12 +38,30 @@ SHORT = {  # everyday flags, and where they lead
 }
 # What changes where or how a run runs, but not what it computes: left out of the hash, free to change in a folder
 ELSEWHERE = {
-    "trainer": {
-        *("accelerator", "strategy", "devices", "num_nodes", "logger", "log_every_n_steps", "profiler", "barebones"),
-        *("enable_progress_bar", "enable_model_summary", "enable_checkpointing", "default_root_dir", "plugins"),
-        *("fast_dev_run", "enable_autolog_hparams", "use_distributed_sampler", "num_sanity_val_steps"),
-    },
-    "data": {"workers", "eval_batch_size", "seed"},
+    *(f"data.{key}" for key in ("workers", "eval_batch_size", "seed", "dataset.init_args.root")),
+    *(
+        f"trainer.{key}"
+        for key in (
+            *(
+                "accelerator",
+                "strategy",
+                "devices",
+                "num_nodes",
+                "logger",
+                "log_every_n_steps",
+                "profiler",
+                "barebones",
+            ),
+            *("enable_model_summary", "enable_autolog_hparams", "default_root_dir", "num_sanity_val_steps"),
+        )
+    ),
+}
+REFUSED = {  # keys that would be overwritten, or break what is promised
+    "data.seed": "give --seed, which the data follow too",
+    "trainer.max_time": "what a clock ends cannot be repeated; give --epochs, and kill it when you like: it goes on",
+    "trainer.use_distributed_sampler": "the order of the data is the same for any number of processes already",
+    "trainer.enable_checkpointing": "a run's folder is what it goes on from",
+    "trainer.enable_progress_bar": "progress goes to stderr: redirect that",
 }
 
 
@@ -104,21 +122,22 @@ def read(flags: Sequence[str]) -> Tree:
         RecipeError: there is no such recipe, it is not YAML, or a flag has no value.
     """
     pairs = _pairs(flags)
-    paths = [value for key, value in pairs if key in ("config", "c")]
-    if not paths:
-        raise RecipeError(f"--config is missing: give a path, or a shipped recipe ({', '.join(names())})")
-    tree: Tree = {}
-    for path in map(find, paths):
-        try:
-            more = yaml.load(Path(path).read_text(), _Loader)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-        if not isinstance(more, dict):
-            raise RecipeError(f"{path} is not a recipe: it must have the keys model, data and trainer")
-        tree |= more
+    configs = [value for key, value in pairs if key == "config"]
+    if len(configs) != 1:
+        raise RecipeError(f"--config is needed once: a path, or a shipped recipe ({', '.join(names())})")
+    path = find(configs[0])
+    try:
+        tree = yaml.load(Path(path).read_text(), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} is not a recipe: it must have the keys model, data and trainer")
     for key, value in pairs:
-        if key not in ("config", "c"):
-            put(tree, key, yaml.load(value, _Loader))
+        if key != "config":
+            try:
+                put(tree, key, yaml.load(value, _Loader))
+            except yaml.YAMLError as error:
+                raise RecipeError(f"--{key} {value} is not YAML: {' '.join(str(error).split())}") from error
     return tree
 
 
@@ -192,6 +211,10 @@ class Recipe(LightningCLI):
     """
 
     def __init__(self, tree: Tree) -> None:
+        given = flat(tree)
+        for key, cure in REFUSED.items():
+            if key in given:
+                raise RecipeError(f"{key} cannot be set: {cure}")
         super().__init__(
             Task,
             Data,
@@ -226,15 +249,16 @@ class Recipe(LightningCLI):
     def resolved(self) -> dict[str, Any]:
         """Every value of the recipe, given or default, as JSON."""
         values = {key: value for key, value in self.config.as_dict().items() if key != "config"}
-        return json.loads(json.dumps(values, default=str))
+        for room, _, key in (refused.partition(".") for refused in REFUSED):
+            values[room].pop(key, None)
+        return json.loads(json.dumps(values, default=_named))
 
     @property
     def decisive(self) -> dict[str, Any]:
         """The values that decide what a run computes, flat: `{"trainer.max_epochs": 8, …}`."""
-        tree = {key: value for key, value in self.resolved.items() if key != "compare"}
-        for room, keys in ELSEWHERE.items():
-            tree[room] = {key: value for key, value in tree[room].items() if key not in keys}
-        return flat(tree)
+        values = flat({key: value for key, value in self.resolved.items() if key != "compare"})
+        elsewhere = tuple(f"{key}." for key in ELSEWHERE)  # of a logger or strategy, its arguments too
+        return {key: value for key, value in values.items() if not f"{key}.".startswith(elsewhere)}
 
     @property
     def task_class(self) -> type[Task]:
@@ -258,30 +282,36 @@ class Recipe(LightningCLI):
         net: files.Constructor = self.resolved["model"]["init_args"]["net"]
         return net
 
-    def first_weights(self) -> dict[str, Tensor]:
-        """The weights with which the network starts, which follow from the seed."""
-        seed_everything(self.config.seed_everything, verbose=False)
-        weights: dict[str, Tensor] = files.construct(self.constructor, trust=True).state_dict()
-        return weights
+    def make(self) -> tuple[Task, Data]:
+        """Make the task, with first weights that follow from the seed, and the data."""
+        made = self._instantiated()
+        return made.model, made.data
 
-    def build(self, folder: Path | None = None, progress: Progress | None = None) -> tuple[Task, Data, Trainer]:
-        """Make the task, the data and the trainer, with random states set from the seed.
+    def build(self, folder: Path, progress: Progress | None = None) -> tuple[Task, Data, Trainer]:
+        """Make the task, the data and the trainer.
 
         Args:
-            folder: where a training keeps its files; without one, nothing is kept.
+            folder: where a training keeps its files.
             progress: shows how far it is; without one, Lightning's own bars do.
+
+        Raises:
+            RecipeError: the trainer cannot be had: a device that is not there, or a value that Lightning refuses.
         """
-        seed_everything(self.config.seed_everything, verbose=False)
-        self.config_init = self.parser.instantiate(self.config)
-        task, data = self.config_init.model, self.config_init.data
-        options = dict(self.config_init.trainer)
-        ours = [callback for callback in (progress, folder and Keep(folder, f"val/{task.metric}")) if callback]
+        made = self._instantiated()
+        task, options = made.model, dict(made.trainer)
+        ours = [callback for callback in (progress, Keep(folder, f"val/{task.metric}")) if callback]
         options["callbacks"] = [*_listed(options["callbacks"]), *ours]
         options["plugins"] = [*_listed(options["plugins"]), WholeFiles(self.constructor)]
         options["default_root_dir"] = options["default_root_dir"] or folder
         options |= {"use_distributed_sampler": False, "enable_progress_bar": progress is None}
-        options["enable_checkpointing"] = folder is not None
-        return task, data, self.trainer_class(**options)
+        try:
+            return task, made.data, self.trainer_class(**options)
+        except (MisconfigurationException, RuntimeError) as error:
+            raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _instantiated(self) -> Any:
+        seed_everything(self.config.seed_everything, verbose=False)
+        return self.parser.instantiate(self.config)
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -290,6 +320,11 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return leaves
+
+
+def _named(value: Any) -> str:
+    """A function or class by its import path: what it prints as differs from process to process."""
+    return f"{value.__module__}.{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
 
 
 def _listed(value: Any) -> list[Any]:

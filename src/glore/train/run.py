@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from torch import Tensor
 from glore import measure
 from glore.train.blame import RecipeError
 from glore.train.data import Data
-from glore.train.folder import RESUME, Keep
+from glore.train.folder import RESUME, Keep, locked
 from glore.train.predict import Write
 from glore.train.progress import Progress
 from glore.train.recipe import Recipe, read
@@ -49,17 +48,13 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
     if not first_process():
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
-    except OSError as error:
-        raise RecipeError(f"cannot write to {folder}: {error.strerror}") from error
-    with lock:
+    with ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held.enter_context(locked(folder, wait=False))
         except BlockingIOError as error:
             raise BusyError(f"another process works in {folder}") from error
-        files.sweep(folder)
+        except OSError as error:
+            raise RecipeError(f"cannot write to {folder}: {error.strerror}") from error
         _same_recipe(folder, recipe)
         yield
 
@@ -150,21 +145,21 @@ class Run:
             about: what else the result tells, such as the variant and the seed.
         """
         metrics = self.evaluate()
-        example = self.data.split("test")[0][0][None]
+        example = torch.as_tensor(self.data.split("test")[0][0])[None]
         (kept,) = (callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Keep))
         result = {
             **about,
             "metrics": metrics,
             "classes": list(self.data.split("test").classes),
             "parameters": measure.parameters(self.task.net),
-            "multiply_adds": measure.multiply_adds(self.task.net.cpu(), example),
+            "multiply_adds": measure.multiply_adds(self.task.net, example),
             "step_ms": kept.step_ms,
             "hash": self.recipe.hash,
         }
         if self.trainer.is_global_zero:
             samples = self.task.samples
             with files.replacing(self.folder / SAMPLES) as draft:
-                counts = torch.stack(list(samples.values()))
+                counts = torch.stack(list(samples.values())).int()
                 save_file({"index": torch.tensor(list(samples)), "counts": counts}, draft)
             with files.replacing(self.folder / RESULT) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")

@@ -20,11 +20,11 @@ def constant(step: int, steps: int) -> float:
 
 
 class Warmup:
-    """Rise linearly from `warmup_from` to 1 over the first `warmup` of all steps, then follow `after`.
+    """Rise linearly from `warmup_from`, which the step before the first would have, to 1, then follow `after`.
 
     Args:
-        warmup: a share of all steps in [0, 1), or a number of steps if 1 or more.
-        warmup_from: share of the learning rate at the first step.
+        warmup: how long to rise: a share of all steps in [0, 1), or a number of steps if 1 or more.
+        warmup_from: share of the learning rate to rise from.
 
     Raises:
         ValueError: an argument is out of range.

@@ -22,13 +22,17 @@ class Segment(Task):
     metric = "miou"
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, ignore_index=metrics.IGNORED)
+        total = F.cross_entropy(logits, target, ignore_index=metrics.IGNORED, reduction="sum")
+        return total / (target != metrics.IGNORED).sum().clamp_min(1)  # a batch may have nothing to learn from
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         return metrics.confusion(logits.argmax(1), target, logits.shape[1])
 
     @staticmethod
-    def scores(counts: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
+    def names(classes: Sequence[str]) -> list[str]:
+        return [*(f"iou_{name}" for name in classes), "miou"]
+
+    @staticmethod
+    def scores(counts: Tensor) -> tuple[Tensor, ...]:
         iou = metrics.iou(counts)  # (*sums, k)
-        by_class = {f"iou_{name}": iou[..., k] for k, name in enumerate(classes)}
-        return {**by_class, "miou": torch.nanmean(iou, -1)}
+        return (*iou.unbind(-1), torch.nanmean(iou, -1))

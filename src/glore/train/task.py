@@ -64,8 +64,13 @@ class Task(LightningModule):
         raise NotImplementedError
 
     @staticmethod
-    def scores(counts: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
-        """The scores, by name, from sums of counts (*sums, …): each (*sums)."""
+    def names(classes: Sequence[str]) -> list[str]:
+        """The names of the scores."""
+        raise NotImplementedError
+
+    @staticmethod
+    def scores(counts: Tensor) -> tuple[Tensor, ...]:
+        """The scores, in the order of their names, from sums of counts (*sums, …): each (*sums)."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -73,8 +78,9 @@ class Task(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         inputs, target, index = batch
-        loss = self.loss(self(inputs), target)
-        if not loss.isfinite():
+        loss = self.loss(self._logits(inputs, "train"), target)
+        finite = torch.as_tensor(self.all_gather(loss.detach().isfinite()))  # of all processes: they stop together
+        if not finite.all():
             rate: float = self.trainer.optimizers[0].param_groups[0]["lr"]
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.global_step}, epoch {self.current_epoch}, learning rate "
@@ -85,9 +91,19 @@ class Task(LightningModule):
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
         inputs, target, index = batch
-        self.counted.append((index.cpu(), self.counts(self(inputs), target).cpu()))
+        self.counted.append((index.cpu(), self.counts(self._logits(inputs, "val"), target).cpu()))
 
     test_step = validation_step
+
+    def _logits(self, inputs: Tensor, split: str) -> Tensor:
+        logits = self(inputs)
+        classes = self.trainer.datamodule.split(split).classes  # type: ignore[attr-defined]
+        if logits.shape[1] != len(classes):
+            raise ValueError(
+                f"the network tells {logits.shape[1]} classes apart, but the data have {len(classes)}: "
+                "set --model.net.classes, or whatever your network calls it"
+            )
+        return logits
 
     def predict_step(self, batch: Sequence[Tensor], batch_index: int) -> tuple[Tensor, Tensor]:
         inputs, _, index = batch
@@ -109,7 +125,8 @@ class Task(LightningModule):
         self.counted = []
         self.samples = {int(index): counts for index, counts in sorted(pairs, key=lambda pair: int(pair[0]))}
         classes = self.trainer.datamodule.split(split).classes  # type: ignore[attr-defined]
-        return self.scores(torch.stack(list(self.samples.values())).sum(0), classes)
+        scores = self.scores(torch.stack(list(self.samples.values())).sum(0))
+        return dict(zip(self.names(classes), scores, strict=True))
 
     def on_train_epoch_start(self) -> None:
         """Dropout and the like draw anew each epoch, so a resumed training draws what an uninterrupted one would."""
@@ -131,4 +148,4 @@ class Task(LightningModule):
 def last(tensor: Tensor) -> Tensor:
     """The tensor with its channels last in memory, if it is a map of two or three space axes or such a weight."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return tensor.contiguous(memory_format=formats.get(tensor.dim(), torch.preserve_format))
+    return tensor.contiguous(memory_format=formats[tensor.dim()]) if tensor.dim() in formats else tensor

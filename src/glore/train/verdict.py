@@ -2,9 +2,11 @@
 
 The interval is a paired bootstrap over test samples and seeds: each draw takes as many test samples as there are, with
 replacement and the same ones for both variants, and computes both scores from them for each seed. It then takes as many
-seeds as there are, with replacement. The seeds' part of each draw is stretched by sqrt(S / (S − 1)), because resampling
-S seeds shows less than their spread; with few seeds the interval is still rough. With one seed it covers the test
-samples only. Source: Efron, Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
+seeds as there are, with replacement. Resampling S seeds shows less than their spread, and a normal interval less than
+few seeds leave open: the seeds' part of a draw is stretched by sqrt(S / (S − 1)) · t / 1.96, with t the 97.5 % point of
+Student's distribution with S − 1 degrees of freedom. With one seed the interval covers the test samples only. Draws in
+which a score is not defined, as the IoU of a class that is not among the drawn samples, are left out. Source: Efron,
+Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8, 12 and 13.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 DRAWS = 2000
+Z = 1.96  # the 97.5 % point of a normal distribution
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Difference:
 
     Args:
         mean: over seeds.
-        low: lower end of the 95 % interval.
+        low: lower end of the 95 % interval; nan if the score is not defined on these samples.
         high: upper end.
         seeds: how many.
         seed_variance: of the difference from seed to seed; nan for one seed.
@@ -60,27 +64,32 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
     seeds, samples = one.shape[:2]
     generator = torch.Generator().manual_seed(0)
     mean = (score(one.sum(1)) - score(other.sum(1))).mean()
-    by_sample, total = [], []
+    counts, other_counts = one.double(), other.double()
+    by_sample, by_seed = [], []
     for part in torch.arange(draws).split(100):
         taken = torch.randint(samples, (len(part), samples), generator=generator)
         weights = torch.zeros(len(part), samples, dtype=torch.double).scatter_add_(
             1, taken, torch.ones(taken.shape).double()
         )
-        apart = score(_weighted(weights, one)) - score(_weighted(weights, other))  # (draws, seeds)
+        apart = score(_weighted(weights, counts)) - score(_weighted(weights, other_counts))  # (draws, seeds)
+        apart = apart[apart.isfinite().all(1)]
         average = apart.mean(1)
         spread = apart.gather(1, torch.randint(seeds, apart.shape, generator=generator)).mean(1) - average
         by_sample.append(average)
-        total.append(average + spread * (math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0))
-    every, low_high = torch.cat(total), torch.tensor([0.025, 0.975], dtype=torch.double)
-    low, high = every.quantile(low_high).tolist()
-    sample_variance = float(torch.cat(by_sample).var())
-    seed_variance = max(0.0, float(every.var()) - sample_variance) * seeds if seeds > 1 else math.nan
-    return Difference(float(mean), low, high, seeds, seed_variance, sample_variance)
+        by_seed.append(spread)
+    averages, spreads = torch.cat(by_sample), torch.cat(by_seed)
+    if len(averages) < 2:
+        return Difference(float(mean), math.nan, math.nan, seeds, math.nan, math.nan)
+    stretch = math.sqrt(seeds / (seeds - 1)) * float(stdtrit(seeds - 1, 0.975)) / Z if seeds > 1 else 0.0
+    ends = torch.tensor([0.025, 0.975], dtype=torch.double)
+    low, high = (averages + stretch * spreads).quantile(ends).tolist()
+    seed_variance = float(spreads.var()) * seeds**2 / (seeds - 1) if seeds > 1 else math.nan
+    return Difference(float(mean), low, high, seeds, seed_variance, float(averages.var()))
 
 
 def _weighted(weights: Tensor, counts: Tensor) -> Tensor:
     """Sums of counts over drawn samples: (draws, seeds, *counts)."""
-    sums = torch.einsum("bn,snm->bsm", weights, counts.double().flatten(2))
+    sums = torch.einsum("bn,snm->bsm", weights, counts.flatten(2))
     return sums.unflatten(2, counts.shape[2:]) if counts.dim() > 3 else sums
 
 
@@ -92,6 +101,8 @@ def judge(against: list[Difference], margin: float) -> str:
         margin: a difference smaller than this makes no difference.
     """
     baseline = against[0]
+    if any(math.isnan(d.mean) or math.isnan(d.low) for d in against):
+        return "cannot tell: the score is not defined on these test samples"
     if baseline.low > -margin and baseline.high < margin:
         return "no difference"
     if all(d.low > 0 for d in against):
@@ -109,9 +120,11 @@ def _needed(unclear: list[Difference], margin: float) -> str:
     for d in unclear:
         if math.isnan(d.seed_variance):
             return "more seeds needed"
-        half_width = max(abs(d.mean), margin - abs(d.mean)) / 1.96
-        left = half_width**2 - d.sample_variance
-        if left <= 0:
+        half_width = max(abs(d.mean), margin - abs(d.mean))
+        if Z**2 * d.sample_variance >= half_width**2:
             return "and more seeds alone will not: the test set is too small"
-        more = max(more, math.ceil(d.seed_variance / left) - d.seeds)
+        total = d.seeds + 1
+        while stdtrit(total - 1, 0.975) ** 2 * d.seed_variance / total + Z**2 * d.sample_variance > half_width**2:
+            total += 1 + total // 20
+        more = max(more, total - d.seeds)
     return f"about {more} more seed{'s' if more > 1 else ''} needed"

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import platform
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -57,10 +59,13 @@ def save(path: Path | str, weights: dict[str, Tensor], constructor: Constructor)
     Raises:
         OSError: the disk is full or the folder cannot be written; a file that was there before is unharmed.
     """
-    path = Path(path).with_suffix(".safetensors")
-    with replacing(path) as draft:
-        save_file({name: tensor.detach().contiguous() for name, tensor in weights.items()}, draft)
-    with replacing(path.with_suffix(".json")) as draft:
+    weights_path, json_path = _pair(path)
+    with replacing(weights_path) as draft:  # clones, since a file cannot hold two tensors that share their memory
+        save_file(
+            {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()},
+            draft,
+        )
+    with replacing(json_path) as draft:
         draft.write_text(json.dumps(constructor, indent=2) + "\n")
 
 
@@ -88,9 +93,8 @@ def load(path: Path | str, *, trust: bool = False) -> nn.Module:
         >>> all(map(torch.equal, net.state_dict().values(), again.state_dict().values()))
         True
     """
-    path = Path(path)
-    json_path = path.with_suffix(".json")
-    for file in (path.with_suffix(".safetensors"), json_path):
+    weights_path, json_path = _pair(path)
+    for file in (weights_path, json_path):
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: a network is two files, NAME.safetensors and NAME.json")
     try:
@@ -99,9 +103,9 @@ def load(path: Path | str, *, trust: bool = False) -> nn.Module:
         raise ValueError(f"{json_path} is not a JSON file: {error}") from error
     try:
         net = construct(constructor, trust=trust)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(f"{json_path} makes no network: {error}") from error
-    load_weights(net, path)
+    load_weights(net, weights_path)
     return net.eval()
 
 
@@ -112,7 +116,7 @@ def load_weights(net: nn.Module, path: Path | str) -> None:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, or its keys or shapes are not the network's.
     """
-    path = Path(path).with_suffix(".safetensors")
+    path, _ = _pair(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing")
     try:
@@ -139,20 +143,31 @@ def construct(constructor: Constructor, *, trust: bool = False) -> Any:
     An argument whose parameter is annotated as a callable receives the builder with its arguments, not what it makes:
     this is how a unit is given, which is made anew for each place.
 
+    Args:
+        constructor: `{"class_path": …, "init_args": {…}}`, and `dict_kwargs` for arguments that a builder takes as
+            `**kwargs`.
+        trust: let it name builders that are not ours.
+
     Raises:
         ValueError: a builder is not ours and `trust` is not given, or cannot be found.
     """
     builder, arguments = _resolve(constructor, trust)
-    parameters = inspect.signature(builder, eval_str=True).parameters
-    for name, value in arguments.items():
+    try:
+        parameters = inspect.signature(builder, eval_str=True).parameters
+    except NameError:  # an annotation that type checkers alone can read
+        parameters = inspect.signature(builder).parameters
+
+    def made(name: str, value: Any) -> Any:
+        if isinstance(value, list):
+            return [made(name, item) for item in value]
         if not _is_constructor(value):
-            continue
+            return value
         if name in parameters and _takes_callable(parameters[name].annotation):
             inner, inner_arguments = _resolve(value, trust)
-            arguments[name] = partial(inner, **inner_arguments)
-        else:
-            arguments[name] = construct(value, trust=trust)
-    return builder(**arguments)
+            return partial(inner, **inner_arguments)
+        return construct(value, trust=trust)
+
+    return builder(**{name: made(name, value) for name, value in arguments.items()})
 
 
 def _is_constructor(value: object) -> bool:
@@ -160,6 +175,8 @@ def _is_constructor(value: object) -> bool:
 
 
 def _takes_callable(hint: Any) -> bool:
+    if isinstance(hint, str):
+        return "Callable" in hint
     return typing.get_origin(hint) is Callable or any(map(_takes_callable, typing.get_args(hint)))
 
 
@@ -174,9 +191,17 @@ def _resolve(constructor: Constructor, trust: bool) -> tuple[Callable[..., Any],
         )
     module, _, name = class_path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name), dict(constructor.get("init_args") or {})
+        builder = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"class_path={class_path!r} cannot be imported: {error}") from error
+    return builder, {**(constructor.get("init_args") or {}), **(constructor.get("dict_kwargs") or {})}
+
+
+def _pair(path: Path | str) -> tuple[Path, Path]:
+    """The files of weights and of the JSON, by the name of either or their common name, which may have dots."""
+    path = Path(path)
+    name = path.stem if path.suffix in (".safetensors", ".json") else path.name
+    return path.with_name(f"{name}.safetensors"), path.with_name(f"{name}.json")
 
 
 def sweep(folder: Path) -> None:
@@ -194,7 +219,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder cannot be written or the disk is full; torch and safetensors tell that otherwise.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}{DRAFT}")
+    draft = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}{DRAFT}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield draft
@@ -202,7 +227,7 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         draft.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
         raise OSError(f"cannot write {path} ({reason}): what was there before is unharmed") from error
     finally:
         with suppress(OSError):

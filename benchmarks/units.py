@@ -15,7 +15,6 @@ import random
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from datetime import date
 from functools import partial
@@ -30,6 +29,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 from glore import units  # noqa: E402
+from glore.measure import medians_ms  # noqa: E402
 from glore.units import products  # noqa: E402
 from oracle import GLORE, direct, live  # noqa: E402
 
@@ -52,22 +52,6 @@ RIVALS = {
 }
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 MARKS = "<!-- units: begin -->", "<!-- units: end -->"
-
-
-def medians_ms(runs: dict[str, Callable[[], object]], seconds: float, rounds: int = 15) -> dict[str, float]:
-    """Median time of each run, all taking turns; fewer rounds, but at least three, once the seconds are spent."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for run in runs.values():
-        run()
-    start = time.perf_counter()
-    for turn in range(rounds):
-        if turn >= 3 and time.perf_counter() - start > seconds:
-            break
-        for name in random.sample(list(runs), len(runs)):  # what ran before leaves caches and heap as it likes them
-            begin = time.perf_counter()
-            runs[name]()
-            times[name].append((time.perf_counter() - begin) * 1e3)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def forward(unit: nn.Module, x: Tensor) -> None:

@@ -1,8 +1,12 @@
-"""What a network costs: parameters and multiply-adds."""
+"""What a network costs: parameters, multiply-adds, time."""
 
 from __future__ import annotations
 
 import copy
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -46,3 +50,34 @@ def _counted(net: nn.Module, example: Tensor) -> int:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
         net.eval()(example)
     return int(counter.get_total_flops()) // 2
+
+
+def medians_ms(runs: Mapping[str, Callable[[], object]], seconds: float, rounds: int = 15) -> dict[str, float]:
+    """The median time of each of some runs, all taking turns in random order, in ms.
+
+    A machine's speed drifts: only times that were taken in turns can be compared.
+
+    Args:
+        runs: by name, what to run.
+        seconds: to spend; once they are gone, three rounds are enough.
+        rounds: how often each runs, after once to warm up.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    shuffled = random.Random(0)
+    for run in runs.values():
+        run()
+    start = _now()
+    for turn in range(rounds):
+        if turn >= 3 and _now() - start > seconds:
+            break
+        for name in shuffled.sample(list(runs), len(runs)):  # what ran before leaves caches and heap as it likes them
+            begin = _now()
+            runs[name]()
+            times[name].append(1000 * (_now() - begin))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _now() -> float:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()

@@ -5,21 +5,27 @@ from __future__ import annotations
 import copy
 import json
 import re
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.data import default_collate
 
+from glore import measure
 from glore.train import verdict
 from glore.train.blame import RecipeError
+from glore.train.data import Draw, Seeded
 from glore.train.progress import Progress
 from glore.train.recipe import Comparison, Recipe, Tree, put
-from glore.train.run import RESULT, SAMPLES, BusyError, claimed, prepare
+from glore.train.run import RESULT, SAMPLES, BusyError, Run, claimed, prepare
+from glore.train.task import Task
 
 CONTROL = "plain+conv"
 
@@ -168,9 +174,29 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     if grid.metric not in known:
         raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
     (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
-    first, _ = baseline.recipe.make()
-    this.fit(start=first.net.state_dict())  # the same for all variants, wherever their networks agree
-    this.finish(variant=cell.variant, seed=cell.seed)
+    rival, _ = baseline.recipe.make()
+    this.fit(start=rival.net.state_dict())  # the same for all variants, wherever their networks agree
+    step_time = 0.0 if cell == baseline or not this.trainer.is_global_zero else _step_time(this, rival)
+    this.finish(variant=cell.variant, seed=cell.seed, step_time=step_time)
+
+
+def _step_time(this: Run, rival: Task) -> float:
+    """The share by which a training step takes longer than a rival's, the two taking turns on one batch."""
+    device = this.trainer.strategy.root_device
+    own = this.data.batch_size // this.trainer.world_size
+    items = [Seeded(this.data.split("train"))[Draw(i, i)] for i in range(own)]
+    inputs, target, _ = (part.to(device) for part in default_collate(items))
+
+    def step(task: Task) -> None:
+        with this.trainer.precision_plugin.forward_context():
+            loss = task.loss(task(inputs), target)
+        loss.backward()
+        task.zero_grad()
+
+    tasks = {"this": this.task, "rival": rival}
+    runs = {name: partial(step, task.to(device).train()) for name, task in tasks.items()}
+    ms = measure.medians_ms(runs, seconds=3)
+    return ms["this"] / ms["rival"] - 1
 
 
 def results(grid: Grid) -> list[dict[str, Any]]:
@@ -188,7 +214,14 @@ def results(grid: Grid) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came out for a variant, in words."""
+    """What came out for a variant, in words.
+
+    Args:
+        variant: its name.
+        differences: of the score, by whom it is compared with.
+        step_time: share by which a training step takes longer than the baseline's, forward and backward.
+        word: what it means.
+    """
 
     variant: str
     differences: dict[str, verdict.Difference]
@@ -223,13 +256,11 @@ def verdicts(grid: Grid) -> list[Verdict]:
         def counts(cells: dict[int, tuple[Cell, dict[str, Any]]], seeds: list[int] = seeds) -> Tensor:
             return torch.stack([cells[seed][0].counts() for seed in seeds])
 
-        def step_ms(cells: dict[int, tuple[Cell, dict[str, Any]]], seeds: list[int] = seeds) -> float:
-            return sum(cells[seed][1]["step_ms"] for seed in seeds)
-
         score = _score(*cells[seeds[0]], grid.metric)
         differences = {name: verdict.difference(counts(cells), counts(rival), score) for name, rival in rivals.items()}
         word = verdict.judge(list(differences.values()), grid.comparison.margin)
-        out.append(Verdict(variant, differences, step_ms(cells) / step_ms(baseline) - 1, word))
+        step_time = statistics.mean(cells[seed][1]["step_time"] for seed in seeds)
+        out.append(Verdict(variant, differences, step_time, word))
     return out
 
 

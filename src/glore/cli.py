@@ -118,8 +118,21 @@ def _run(name: str, *rest: str) -> int:
         allow_abbrev=False,
     )
     command.arguments(parser)
-    options, flags = parser.parse_known_args(rest)
+    options, flags = parser.parse_known_args(_joined(rest, parser))
     return command.run(options, flags)
+
+
+def _joined(arguments: Sequence[str], parser: Parser) -> list[str]:
+    """The arguments with each flag of the recipe and its value in one, so that no value is taken for a path."""
+    joined: list[str] = []
+    for argument in arguments:
+        last = joined[-1] if joined else ""
+        waiting = last.startswith("--") and "=" not in last and last not in parser._option_string_actions
+        if waiting and not argument.startswith("--"):
+            joined[-1] = f"{last}={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _comparing(parser: Parser) -> None:
@@ -146,6 +159,7 @@ def _using(parser: Parser) -> None:
 
 
 def _predicting(parser: Parser) -> None:
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="pictures, folders, or .txt lists of them")
     _using(parser)
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/predictions)")
 
@@ -191,7 +205,7 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
     grid = compare.grid(tree, out, seeds=seeds)
     chosen = grid.pick(variants, seeds)
     if not all(cell.result() for cell in chosen):
-        print(f"{len(chosen)} trainings, each at most once; stop and go on at any time with the same command")
+        print(f"trainings: {len(chosen)}, each at most once; stop and go on at any time with the same command")
     failures = 0
     for message in compare.run(grid, chosen):
         failures += 1
@@ -205,12 +219,15 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
 def fit(options: argparse.Namespace, flags: list[str]) -> int:
     """Train, or go on where it stopped."""
     from glore.train import recipe, run
+    from glore.train.progress import Progress
 
     out = options.out or _default_out(options.config)
     parsed = recipe.Recipe(recipe.read(["--config", options.config, *flags]))
     with run.claimed(out, parsed):
-        this = run.prepare(parsed, out)
-        this.fit()
+        progress = Progress()
+        progress.begin(out.name)
+        run.prepare(parsed, out, progress).fit()
+        progress.close()
     if run.first_process():
         names = ("last.safetensors", "best.safetensors", "curves.csv")
         print(*(str(path) for name in names if (path := out / name).is_file()), sep="\n")
@@ -225,17 +242,30 @@ def validate(options: argparse.Namespace, flags: list[str]) -> int:
 
 
 def test(options: argparse.Namespace, flags: list[str]) -> int:
-    """Print the scores on the test split."""
-    _print_scores(_of_folder(options, flags).evaluate("test", options.weights))
+    """Print the scores on the test split, and show which classes are taken for which."""
+    from glore.show import report
+    from glore.train import run
+
+    this = _of_folder(options, flags)
+    _print_scores(this.evaluate("test", options.weights))
+    if run.first_process():
+        print(*report.classes(this, options.out / "test"), sep="\n")
     return 0
 
 
 def predict(options: argparse.Namespace, flags: list[str]) -> int:
-    """Write predictions for the test split."""
+    """Write predictions for pictures, or for the test split."""
     folder = options.to or options.out / "predictions"
-    written = _of_folder(options, flags).predict(folder, options.weights)
-    print(f"{written} predictions in {folder}")
-    return 0
+    rows = _of_folder(options, flags).predict(folder, options.weights, options.paths)
+    for row in rows if options.paths else ():
+        print(f"\n{row['name']}")
+        if "error" in row:
+            print(f"  {row['error']}")
+        for place in range(1, 6):
+            if f"class_{place}" in row:
+                print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
+    print(f"\n{len(rows)} predictions in {folder}" if options.paths else f"{len(rows)} predictions in {folder}")
+    return 1 if any("error" in row for row in rows) else 0
 
 
 def show_recipe(options: argparse.Namespace, flags: list[str]) -> int:
@@ -258,11 +288,12 @@ def _default_out(config: str) -> Path:
 
 def _of_folder(options: argparse.Namespace, flags: list[str]) -> Run:
     from glore.train import recipe, run
+    from glore.train.progress import Progress
 
     config = options.config or str(options.out / run.RECIPE)
     if not options.config and not (options.out / run.RECIPE).is_file():
         raise FileNotFoundError(f"--out {options.out} holds no run: train one with glore fit --config RECIPE --out DIR")
-    return run.prepare(recipe.Recipe(recipe.read(["--config", config, *flags])), options.out)
+    return run.prepare(recipe.Recipe(recipe.read(["--config", config, *flags])), options.out, Progress(), empty=True)
 
 
 def _print_scores(scores: dict[str, float]) -> None:
@@ -293,7 +324,12 @@ COMMANDS = {
     "test": Command(
         "Score a trained network on its test data", "glore test --out runs/one --weights best", _using, test
     ),
-    "predict": Command("Write a trained network's predictions", "glore predict --out runs/one", _predicting, predict),
+    "predict": Command(
+        "Tell what a trained network sees in pictures, or in its test data",
+        "glore predict --out runs/one photo.jpg more_photos/",
+        _predicting,
+        predict,
+    ),
     "recipe": Command("Print a recipe with all its keys", "glore recipe digits", _named, show_recipe),
 }
 

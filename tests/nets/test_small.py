@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 import glore
 from glore.nets.small import SmallResNet, small_classifier, small_segmenter
-from glore.units import NonLocal2d
 
 BUILDERS = pytest.mark.parametrize("build", [small_segmenter, small_classifier])
 
@@ -46,7 +45,6 @@ def test_units_go_behind_the_blocks_and_change_nothing_at_first(build):
 @BUILDERS
 def test_no_unit_and_no_places_are_plain(build):
     assert not glore.units_of(build(2, units={"res3": 1}))
-    assert not glore.units_of(build(2, unit=NonLocal2d))
 
 
 @BUILDERS

@@ -114,6 +114,22 @@ def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
     assert plain.result()
 
 
+def test_a_damaged_result_is_made_anew(tree, tmp_path):
+    grid, _ = ran(tree, tmp_path, "plain")
+    path = grid.cells[0].folder / "result.json"
+    before = path.read_text()
+    path.write_text(before[:20])
+    ran(tree, tmp_path, "plain")
+    assert json.loads(path.read_text())["metrics"] == json.loads(before)["metrics"]
+
+
+def test_a_variant_that_cannot_be_made_is_told_before_any_training(tree, tmp_path):
+    tree["compare"]["variants"]["wrong"] = {"model.net.units": {"res9": 1}}
+    with pytest.raises(RecipeError, match=r"^where='backbone\.res9' is no module of this Sequential"):
+        ran(tree, tmp_path)
+    assert not list(tmp_path.glob("*/*/curves.csv"))
+
+
 def test_other_folders_are_let_be(tree, tmp_path):
     (tmp_path / "notes/seed_backup").mkdir(parents=True)
     assert {cell.seed for cell in compare.grid(tree, tmp_path).cells} == {0, 1}

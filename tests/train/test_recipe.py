@@ -106,7 +106,9 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
 
 
 def test_a_name_that_is_nearly_one_is_told():
-    with pytest.raises(RecipeError, match=r"no shipped recipe of that name; did you mean digits\? \(shipped: digits"):
+    with pytest.raises(
+        RecipeError, match=r"no shipped recipe of that name; did you mean digits\? \(shipped: cifar10, digits"
+    ):
         read(["--config", "digit"])
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ def test_what_a_run_leaves(tree, tmp_path):
     assert names == {
         *(f"{which}.{kind}" for which in ("last", "best") for kind in ("json", "safetensors")),
         *("recipe.yaml", "resume.ckpt", "curves.csv", "result.json", "samples.safetensors", ".lock"),
+        "classes.txt",
     }
     with (tmp_path / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -131,7 +133,7 @@ def test_samples_without_a_label_count_for_nothing(tree, tmp_path):
     put(tree, "data.batch_size", 2)
     this = trained(tree, tmp_path)
     assert all(tensor.isfinite().all() for tensor in this.task.net.state_dict().values())
-    assert this.predict(tmp_path / "masks") == 48
+    assert len(this.predict(tmp_path / "masks")) == 48
 
 
 def test_a_finished_run_is_left_as_it_is(tree, tmp_path):
@@ -146,6 +148,19 @@ def test_a_changed_recipe_is_refused_and_named(tree, tmp_path):
     put(tree, "epochs", 4)
     with pytest.raises(RecipeError, match=r"another recipe .trainer\.max_epochs is 4, was 3.*another --out"):
         trained(tree, tmp_path)
+
+
+def test_a_folder_in_which_nothing_was_trained_is_taken_over(tree, tmp_path):
+    put(tree, "data.batch_size", 1000)
+    with pytest.raises(ValueError, match="at most the 48 training samples"):
+        trained(tree, tmp_path)
+    put(tree, "data.batch_size", 8)
+    trained(tree, tmp_path)
+
+
+def test_others_may_read_what_is_written(tree, tmp_path):
+    trained(tree, tmp_path)
+    assert len({path.stat().st_mode & 0o777 for path in tmp_path.iterdir() if path.name != ".lock"}) == 1
 
 
 def test_what_a_killed_process_was_writing_is_swept_away(tree, tmp_path):
@@ -241,7 +256,7 @@ def test_classification(tree, tmp_path):
     scores = this.evaluate()
     assert scores["top1"] > 0.9
     assert scores["top5"] == 1.0
-    assert this.predict(tmp_path / "predictions") == 40
+    assert len(this.predict(tmp_path / "predictions")) == 40
     with (tmp_path / "predictions/predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 40
@@ -253,7 +268,7 @@ def test_segmentation_predicts_masks(tree, tmp_path):
     from PIL import Image
 
     this = trained(tree, tmp_path)
-    assert this.predict(tmp_path / "masks") == 48
+    assert len(this.predict(tmp_path / "masks")) == 48
     assert len(list((tmp_path / "masks").glob("*.png"))) == 48
     mask = Image.open(tmp_path / "masks/000003.png")
     picture = this.data.split("test")[3][0]
@@ -276,12 +291,17 @@ def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
 
 def test_an_interrupted_training_says_how_to_go_on(recipe_path, tmp_path):
     flags = ("--config", recipe_path, "--out", tmp_path, "--epochs", "5000")
-    process = subprocess.Popen(command("fit", *flags), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "curves.csv").is_file() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs are made to ignore
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command("fit", *flags), preexec_fn=heed, **pipes) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not (tmp_path / "curves.csv").is_file() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "the same command goes on from the last completed epoch" in said
 

@@ -154,6 +154,8 @@ def _with_units(
     unit: Callable[[int], nn.Module] | None,
     example: Tensor,
 ) -> nn.Sequential:
-    if unit is None or not units:
+    if unit is None:
         return net
+    if not units:
+        raise ValueError("a unit is given, but no place for it: give units as well, such as {'res3': 1}")
     return insert(net, {f"backbone.{stage}": places for stage, places in units.items()}, unit, example=example)

@@ -21,6 +21,7 @@ from glore.train import compare
 from glore.train.compare import Cell, Grid, Verdict
 from glore.train.folder import locked, write_csv
 from glore.train.predict import PALETTE
+from glore.train.run import Run
 from glore.units import GloRe
 from glore.weights import files
 
@@ -48,6 +49,27 @@ def page(grid: Grid) -> Path:
     with locked(grid.out, wait=True), files.replacing(path) as draft:
         draft.write_text(_page(grid, compare.results(grid), compare.verdicts(grid)), encoding="utf-8")
     return path
+
+
+def classes(this: Run, folder: Path) -> tuple[Path, Path]:
+    """Write what came out for each class of the test split, once evaluated, and a picture of the confusions."""
+    names = list(this.data.split("test").classes)
+    counts = this.task.confusion(torch.stack(list(this.task.samples.values())), len(names))
+    hits, true, told = counts.diagonal(), counts.sum(1), counts.sum(0)
+    shares = {"recall": hits / true, "precision": hits / told, "iou": hits / (true + told - hits)}
+    rows = [
+        {
+            "class": name,
+            "count": int(true[k]),
+            **{score: round(float(values[k]), 6) for score, values in shares.items()},
+        }
+        for k, name in enumerate(names)
+    ]
+    table, picture = folder / "classes.csv", folder / "confusion.png"
+    write_csv(table, rows)
+    with files.replacing(picture) as draft:
+        figures.confusion(counts, names).savefig(draft, format="png", dpi=110)
+    return table, picture
 
 
 def _about(grid: Grid, verdicts: list[Verdict]) -> str:
@@ -106,7 +128,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     }
     seeds = sorted({cell.seed for cell, _ in finished})
     shown = [cell for cell, _ in finished if cell.seed == seeds[0]]
-    data = shown[0].recipe.make()[1].split("test")
+    data = shown[0].recipe.make(empty=True)[1].split("test")
     scenes = [tuple(map(torch.as_tensor, data[index])) for index in range(min(SCENES, len(data)))]
     pictures = scenes[0][0].dim() > 2  # not of sequences
     return template.substitute(
@@ -118,6 +140,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         table=_table(_summary(rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
+        legend=_legend(finished[0][1]["classes"]) if pictures and scenes[0][1].dim() else "",
         samples="".join(_samples(shown, scenes, finished[0][1]["classes"])) if pictures else "",
         maps="".join(_maps(shown, scenes[0][0])) if pictures else "",
         seeds=", ".join(map(str, seeds)),
@@ -154,6 +177,16 @@ def _curve(cell: Cell, metric: str) -> list[tuple[float, float]]:
     return [(float(row["epoch"]), 100 * float(row[f"val/{metric}"])) for row in rows if row.get(f"val/{metric}")]
 
 
+def _legend(classes: list[str]) -> str:
+    """The colours of the masks."""
+    colours = figures.mask(torch.arange(len(classes)), PALETTE).reshape(-1, 3).tolist()
+    marks = (
+        f'<span><i style="background:rgb({r},{g},{b})"></i>{html.escape(name)}</span>'
+        for name, (r, g, b) in zip(classes, colours, strict=True)
+    )
+    return f'<p class="soft legend">{" ".join(marks)}</p>'
+
+
 def _samples(cells: list[Cell], scenes: list[tuple[Tensor, ...]], classes: list[str]) -> Iterator[str]:
     """The first test samples, with the truth and what each variant says."""
     nets = {cell.variant: _net(cell) for cell in cells}
@@ -167,7 +200,7 @@ def _samples(cells: list[Cell], scenes: list[tuple[Tensor, ...]], classes: list[
 
 
 def _net(cell: Cell) -> nn.Module:
-    net = cell.recipe.make()[0].net
+    net = cell.recipe.make(empty=True)[0].net
     files.load_weights(net, cell.folder / "last")
     return net.eval()
 

@@ -10,6 +10,12 @@ from typing import Any
 
 from pytorch_lightning import Trainer
 
+SHORT = {  # everyday flags, and where they lead
+    "seed": "seed_everything",
+    "epochs": "trainer.max_epochs",
+    "data.root": "data.dataset.root",
+    "model.backbone": "model.net.name",
+}
 TOP = ("model", "data", "trainer", "compare", "seed_everything")
 
 
@@ -30,7 +36,7 @@ def blame(message: str, tree: dict[str, Any]) -> str:
     ):
         path, name = found[2] or path, found[1] or found[3]
         accepted = _accepted(tree, path)
-        near = get_close_matches(name, accepted, n=1)
+        near = get_close_matches(name, [*accepted, *(SHORT if not path else ())], n=1)
         cure = f"did you mean {near[0]}?" if near else f"accepted there: {', '.join(accepted)}" if accepted else ""
         return f"unknown key {_joined(path, name)}" + (f": {cure}" if cure else "")
     if found := re.search(r"the following arguments are required: (.+)", message):
@@ -39,11 +45,27 @@ def blame(message: str, tree: dict[str, Any]) -> str:
     types = [name for name in re.findall(r"Expected a <class '([^']+)'>", message) if name != "NoneType"]
     unimportable = re.search(r"has no attribute '|No module named '|import path", message)
     if unimportable and not types:
-        return f"{path}={value!r} cannot be imported: give the path of a class or function, such as glore.GloRe2d"
+        return f"{path}={value!r} cannot be imported: {_unimportable(value)}"
+    if literals := re.findall(r"'([^']+)'", " ".join(re.findall(r"Literal\[([^]]*)\]", message))):
+        near = get_close_matches(str(value), literals, n=1)
+        cure = f"did you mean {near[0]}?" if near else f"it may be {', '.join(dict.fromkeys(literals))}"
+        return f"{path}={value!r}: {cure}"
     if types:
         return f"{path}={value!r} must be {' or '.join(dict.fromkeys(types))}"
     line = " ".join(message.split("Given value")[0].split())
     return f"{path}={value!r}: {line}" if path else line
+
+
+def _unimportable(value: Any) -> str:
+    """Why what a class path names cannot be had."""
+    class_path = value.get("class_path") if isinstance(value, dict) else value
+    module_name, _, name = str(class_path).rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (ImportError, ValueError) as error:
+        return f"{error}; give the import path of a class or function, package.module.Name"
+    near = get_close_matches(name, vars(module), n=1)
+    return f"{module_name} has no {name}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _joined(path: str, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class Classify(Task):
 
     Args:
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        mix: mixes the samples of a training batch and their one-hot targets, as `glore.data.transforms.Mix` does.
     """
 
     metric = "top1"
@@ -33,17 +34,31 @@ class Classify(Task):
         schedule: Schedule = constant,
         channels_last: bool = False,
         frozen_norms: bool = False,
+        train: Literal["all", "units"] = "all",
+        old_rate: float = 1.0,
         label_smoothing: float = 0.0,
+        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
-        super().__init__(net, optimizer, schedule, channels_last, frozen_norms)
-        self.label_smoothing = label_smoothing
+        super().__init__(net, optimizer, schedule, channels_last, frozen_norms, train, old_rate)
+        self.label_smoothing, self.mix = label_smoothing, mix
+
+    def mixed(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if self.mix is None:
+            return inputs, target
+        classes = len(self.trainer.datamodule.split("train").classes)  # type: ignore[attr-defined]
+        return self.mix(inputs, F.one_hot(target, classes).to(inputs.dtype))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing if self.training else 0.0)
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         hits = metrics.top_k(logits, target, (1, 5))  # (b, 2)
-        return torch.cat([hits, torch.ones_like(hits[:, :1])], dim=1)  # (b, 3)
+        rest = torch.stack([torch.ones_like(target), target, logits.argmax(1)], dim=1)  # (b, 3)
+        return torch.cat([hits, rest], dim=1)  # (b, 5): hit, among five, one sample, true class, predicted class
+
+    @staticmethod
+    def confusion(counts: Tensor, classes: int) -> Tensor:
+        return metrics.confusion(counts[:, 4], counts[:, 3], classes).sum(0)
 
     @staticmethod
     def names(classes: Sequence[str]) -> list[str]:
@@ -51,5 +66,5 @@ class Classify(Task):
 
     @staticmethod
     def scores(counts: Tensor) -> tuple[Tensor, ...]:
-        top1, top5, samples = counts.double().unbind(-1)
+        top1, top5, samples = counts[..., :3].double().unbind(-1)
         return top1 / samples, top5 / samples

@@ -48,8 +48,11 @@ class Cell:
         path = self.folder / RESULT
         if not path.is_file():
             return None
-        result: dict[str, Any] = json.loads(path.read_text())
-        return result if result["hash"] == self.recipe.hash else None
+        try:
+            result: dict[str, Any] = json.loads(path.read_text())
+        except ValueError:  # damaged: it is made anew from what was trained
+            return None
+        return result if result.get("hash") == self.recipe.hash else None
 
     def counts(self) -> Tensor:
         """What each test sample adds to the scores: (samples, *counts)."""
@@ -147,6 +150,8 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
         only: some of its cells; all by default.
     """
     todo = [cell for cell in (grid.cells if only is None else only) if cell.result() is None]
+    for cell in {cell.variant: cell for cell in todo}.values():
+        cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
     progress = Progress(len(todo))
     try:
         for cell in todo:

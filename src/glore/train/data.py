@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from glore.data.broken import BrokenSampleError
 
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
@@ -25,12 +28,15 @@ class Draw(NamedTuple):
 class Seeded(Dataset[Any]):
     """Items `(input, target, index)` of a dataset, each made with random states of its own.
 
+    Where an item cannot be read, the index is −1 − index, and another item, drawn at random, takes its place; or, if
+    none may, the dataset's `blank()`.
+
     An item's augmentation then depends on nothing but the seed, the epoch and its index: not on the number of workers
     or processes, nor on where an interrupted training went on.
     """
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Any, broken: Literal["raise", "replace", "blank"] = "raise") -> None:
+        self.dataset, self.broken = dataset, broken
 
     def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
         generator = torch.default_generator  # torch.manual_seed would seed the devices too, a third of a millisecond
@@ -39,12 +45,25 @@ class Seeded(Dataset[Any]):
         random.seed(draw.seed)
         np.random.seed(draw.seed % 2**32)
         try:
-            sample, target = self.dataset[draw.item]
+            sample, target, index = self._read(draw.item)
         finally:
             generator.set_state(states[0])
             random.setstate(states[1])
             np.random.set_state(states[2])
-        return torch.as_tensor(sample), -1 if target is None else target, draw.item
+        return torch.as_tensor(sample), -1 if target is None else target, index
+
+    def _read(self, item: int) -> tuple[Any, Any, int]:
+        try:
+            return (*self.dataset[item], item)
+        except BrokenSampleError:
+            if self.broken == "raise":
+                raise
+            if self.broken == "blank":
+                return self.dataset.blank(), None, -1 - item
+        for _ in range(100):
+            with suppress(BrokenSampleError):
+                return (*self.dataset[random.randrange(len(self.dataset))], -1 - item)
+        raise BrokenSampleError("of 100 samples drawn at random none can be read")
 
 
 class Order(Sampler[Draw]):
@@ -154,13 +173,13 @@ class Data(LightningDataModule):
         size, processes = len(self.split("train")), trainer.world_size
         if self.batch_size % processes or self.batch_size > size:
             raise ValueError(
-                f"data.batch_size={self.batch_size}, which is of all processes together, must be a multiple of the "
-                f"{processes} processes and at most the {size} training samples"
+                f"data.batch_size={self.batch_size}, which is of all processes together, must be at most the {size} "
+                f"training samples, and a multiple of the number of processes, {processes}"
             )
         # Lightning makes the loader's iterator before it sets the epoch, and workers begin at once: a resumed training
         # has to start with the right one
         epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        return self._loader("train", self.batch_size // processes, epoch)
+        return self._loader("train", self.batch_size // processes, epoch, "replace")
 
     def val_dataloader(self) -> DataLoader[Any]:
         return self._loader("val", self.eval_batch_size)
@@ -169,9 +188,11 @@ class Data(LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        return self._loader("test", self.eval_batch_size)
+        return self._loader("test", self.eval_batch_size, broken="blank")
 
-    def _loader(self, split: str, batch_size: int, epoch: int = 0) -> DataLoader[Any]:
+    def _loader(
+        self, split: str, batch_size: int, epoch: int = 0, broken: Literal["raise", "replace", "blank"] = "raise"
+    ) -> DataLoader[Any]:
         assert self.trainer is not None
         dataset = self.split(split)
         order = Order(
@@ -184,7 +205,7 @@ class Data(LightningDataModule):
         )
         order.set_epoch(epoch)
         return DataLoader(
-            Seeded(dataset),
+            Seeded(dataset, broken),
             batch_size=batch_size,  # by name: Lightning makes loaders again for prediction
             sampler=order,
             num_workers=self.workers,

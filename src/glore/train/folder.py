@@ -5,6 +5,8 @@ resume.ckpt                      everything a training needs to go on, after its
 last.safetensors, last.json      weights after the last completed epoch, and how the network is made
 best.safetensors, best.json      the same of the epoch with the best score on the validation split
 curves.csv                       a row an epoch
+classes.txt                      the names of the classes, a line each
+broken.csv                       training samples that could not be read, if there are any
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from glore.weights import files
 
-RESUME = "resume.ckpt"
+RESUME, CLASSES = "resume.ckpt", "classes.txt"
 
 
 class WholeFiles(CheckpointIO):
@@ -90,6 +92,9 @@ class Keep(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         trainer.should_stop |= self.stopped
+        if trainer.is_global_zero:
+            with files.replacing(self.folder / CLASSES) as draft:
+                draft.write_text("\n".join(trainer.datamodule.split("train").classes) + "\n")  # type: ignore[attr-defined]
 
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.validated = False
@@ -122,8 +127,15 @@ class Keep(Checkpoint):
         before = max((row.get(self.metric, float("-inf")) for row in self.curves), default=float("-inf"))
         self.curves.append({"epoch": trainer.current_epoch + 1, **logged})
         best = logged.get(self.metric, float("-inf")) > before
+        broken: list[Any] = [task.broken]
+        if trainer.world_size > 1:
+            broken = [None] * trainer.world_size
+            torch.distributed.all_gather_object(broken, task.broken)
         if trainer.is_global_zero:
             write_csv(self.folder / "curves.csv", self.curves)
+            if items := sorted(set().union(*broken)):
+                name = trainer.datamodule.split("train").name  # type: ignore[attr-defined]
+                write_csv(self.folder / "broken.csv", [{"item": item, "name": name(item)} for item in items])
         self.stopped = trainer.should_stop
         # last of all: what is written before it is written again when a killed run goes on from the epoch before
         trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})

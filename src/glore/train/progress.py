@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 class Progress(Callback):
-    """A bar over one or more runs, each of which counts the same.
+    """A bar over one or more trainings, each of which counts the same, or over the batches of an evaluation.
 
     Args:
         runs: how many runs the bar is over.
@@ -67,3 +67,26 @@ class Progress(Callback):
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         shown = [name for name in ("train/loss", f"val/{trainer.lightning_module.metric}") if name in metrics]
         self.bar.set_postfix_str(" ".join(f"{name} {metrics[name]:.3f}" for name in shown))
+
+    def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._evaluate(trainer, trainer.num_val_batches)
+
+    def on_test_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._evaluate(trainer, trainer.num_test_batches)
+
+    def on_predict_start(self, trainer: Trainer, task: LightningModule) -> None:
+        self._evaluate(trainer, trainer.num_predict_batches)
+
+    def _evaluate(self, trainer: Trainer, batches: list[int | float]) -> None:
+        if self.bar is None and trainer.is_global_zero and not trainer.training:
+            self.bar = tqdm(total=sum(batches), desc="evaluation", mininterval=0.5, leave=False)
+
+    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
+        if self.runs == 1:
+            self.close()
+
+    def _step(self, trainer: Trainer, *about: object) -> None:
+        if self.bar is not None and not trainer.training and not self.name:
+            self.bar.update(1)
+
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _step  # type: ignore[assignment]

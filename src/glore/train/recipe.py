@@ -8,8 +8,10 @@ import importlib
 import importlib.resources
 import json
 import re
+import sys
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,7 +22,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from glore.train.blame import RecipeError, blame
+from glore.train.blame import SHORT, RecipeError, blame
 from glore.train.data import Data
 from glore.train.folder import Keep, WholeFiles
 from glore.train.progress import Progress
@@ -30,12 +32,6 @@ from glore.weights import files
 Tree = dict[str, Any]
 
 RECIPES = importlib.resources.files("glore") / "recipes"
-SHORT = {  # everyday flags, and where they lead
-    "seed": "seed_everything",
-    "epochs": "trainer.max_epochs",
-    "data.root": "data.dataset.root",
-    "model.backbone": "model.net.backbone",
-}
 # What changes where or how a run runs, but not what it computes: left out of the hash, free to change in a folder
 ELSEWHERE = {
     *(f"data.{key}" for key in ("workers", "eval_batch_size", "seed", "dataset.init_args.root")),
@@ -126,6 +122,9 @@ def read(flags: Sequence[str]) -> Tree:
     if len(configs) != 1:
         raise RecipeError(f"--config is needed once: a path, or a shipped recipe ({', '.join(names())})")
     path = find(configs[0])
+    for folder in (Path.cwd(), Path(path).resolve().parent):  # classes of the user's own lie beside the recipe
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
     try:
         tree = yaml.load(Path(path).read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -212,6 +211,8 @@ class Recipe(LightningCLI):
 
     def __init__(self, tree: Tree) -> None:
         given = flat(tree)
+        if isinstance(seed := given.get("seed_everything"), int) and not 0 <= seed < 2**32:
+            raise RecipeError(f"seed_everything={seed} must be in 0 … {2**32 - 1}: give --seed N")
         for key, cure in REFUSED.items():
             if key in given:
                 raise RecipeError(f"{key} cannot be set: {cure}")
@@ -238,6 +239,16 @@ class Recipe(LightningCLI):
             self.config = parser.parse_object(args)
         except ArgumentError as error:
             raise RecipeError(blame(str(error), args)) from error
+        with suppress(FileNotFoundError):  # a recipe may be looked at without its data
+            self._count_classes()
+
+    def _count_classes(self) -> None:
+        """Give a network whose `classes` are left open as many as its data have."""
+        net = self.config.model.get("init_args.net")
+        if net is None or "classes" not in (net.get("init_args") or {}) or net.init_args.classes is not None:
+            return
+        dataset = json.loads(json.dumps(self.config.as_dict()["data"]["dataset"], default=_named))
+        net.init_args.classes = len(files.factory(dataset, trust=True)("train").classes)
 
     def _set_seed(self) -> None:
         pass  # by `build`
@@ -278,40 +289,59 @@ class Recipe(LightningCLI):
 
     @property
     def constructor(self) -> files.Constructor:
-        """How the network is made."""
+        """How the network is made; its weights come from elsewhere."""
         net: files.Constructor = self.resolved["model"]["init_args"]["net"]
+        if "pretrained" in net.get("init_args", {}):
+            net["init_args"]["pretrained"] = False
         return net
 
-    def make(self) -> tuple[Task, Data]:
-        """Make the task, with first weights that follow from the seed, and the data."""
-        made = self._instantiated()
+    def make(self, *, empty: bool = False) -> tuple[Task, Data]:
+        """Make the task, with first weights that follow from the seed, and the data.
+
+        Args:
+            empty: leave out pretrained weights, because others will be loaded.
+        """
+        made = self._instantiated(empty)
         return made.model, made.data
 
-    def build(self, folder: Path, progress: Progress | None = None) -> tuple[Task, Data, Trainer]:
+    def build(
+        self, folder: Path, progress: Progress | None = None, *, empty: bool = False
+    ) -> tuple[Task, Data, Trainer]:
         """Make the task, the data and the trainer.
 
         Args:
             folder: where a training keeps its files.
-            progress: shows how far it is; without one, Lightning's own bars do.
+            progress: shows how far it is.
+            empty: leave out pretrained weights, because others will be loaded.
 
         Raises:
             RecipeError: the trainer cannot be had: a device that is not there, or a value that Lightning refuses.
         """
-        made = self._instantiated()
+        made = self._instantiated(empty)
         task, options = made.model, dict(made.trainer)
         ours = [callback for callback in (progress, Keep(folder, f"val/{task.metric}")) if callback]
         options["callbacks"] = [*_listed(options["callbacks"]), *ours]
         options["plugins"] = [*_listed(options["plugins"]), WholeFiles(self.constructor)]
         options["default_root_dir"] = options["default_root_dir"] or folder
-        options |= {"use_distributed_sampler": False, "enable_progress_bar": progress is None}
+        options |= {"use_distributed_sampler": False, "enable_progress_bar": False}
         try:
             return task, made.data, self.trainer_class(**options)
         except (MisconfigurationException, RuntimeError) as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
-    def _instantiated(self) -> Any:
-        seed_everything(self.config.seed_everything, verbose=False)
-        return self.parser.instantiate(self.config)
+    def _instantiated(self, empty: bool) -> Any:
+        self._count_classes()
+        config = copy.deepcopy(self.config)
+        if empty and config.get("model.init_args.net.init_args.pretrained"):
+            config.model.init_args.net.init_args.pretrained = False
+        seed_everything(config.seed_everything, verbose=False)
+        try:
+            return self.parser.instantiate(config)
+        except (ValueError, TypeError, ArgumentError) as error:
+            inner: BaseException | None = error
+            while inner is not None:  # jsonargparse wraps what went wrong
+                reason, inner = inner, inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
+            raise RecipeError(str(reason)) from error
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 from glore import measure
 from glore.train.blame import RecipeError
 from glore.train.data import Data
-from glore.train.folder import RESUME, Keep, locked
+from glore.train.folder import CLASSES, RESUME, Keep, locked
 from glore.train.predict import Write
 from glore.train.progress import Progress
 from glore.train.recipe import Recipe, read
@@ -61,7 +61,7 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
 
 def _same_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
-    if not path.is_file():
+    if not (path.is_file() and (folder / RESUME).is_file()):  # nothing was trained there
         with files.replacing(path) as draft:
             draft.write_text(yaml.safe_dump(recipe.resolved, sort_keys=False))
         return
@@ -126,17 +126,49 @@ class Run:
 
     def load(self, weights: str | Path | None) -> None:
         """Load `"last"` or `"best"` weights of the folder, or those of a file."""
-        if weights is not None:
-            files.load_weights(self.task.net, self.folder / weights if weights in ("last", "best") else weights)
+        if weights is None:
+            return
+        if weights not in ("last", "best") and not Path(weights).is_file():
+            raise FileNotFoundError(f"weights {str(weights)!r}: give last, best or the path of a .safetensors file")
+        files.load_weights(self.task.net, self.folder / weights if weights in ("last", "best") else weights)
 
-    def predict(self, folder: Path, weights: str | Path | None = "last") -> int:
-        """Write predictions for the test split to a folder, and return how many this process wrote."""
+    def predict(
+        self, folder: Path, weights: str | Path | None = "last", paths: Sequence[Path] = ()
+    ) -> list[dict[str, Any]]:
+        """Write predictions to a folder.
+
+        Args:
+            folder: where to.
+            weights: as `evaluate` takes them.
+            paths: of pictures, folders of pictures, or text files with a path a line; the test split by default.
+
+        Returns:
+            A row for each sample that this process predicted.
+
+        Raises:
+            FileNotFoundError: a path leads nowhere, or weights are missing.
+            ValueError: weights are damaged, or of another network.
+        """
         self.load(weights)
-        writer = Write(folder, list(self.data.split("test").classes))
+        if paths:
+            self.data.splits["test"] = self._pictures(paths)
+        dataset = self.data.split("test")
+        writer = Write(folder, dataset, list(dataset.classes))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         with quiet():
             self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
-        return writer.written
+        return writer.rows
+
+    def _pictures(self, paths: Sequence[Path]) -> Any:
+        """Pictures by path, as the run's own dataset takes them in testing."""
+        from glore.data.images import Pictures, listed  # needs torchvision
+
+        names = self.folder / CLASSES
+        classes = names.read_text().splitlines() if names.is_file() else self.data.split("train").classes
+        preset = self.recipe.resolved["data"]["dataset"].get("init_args", {}).get("preset")
+        return Pictures(
+            [(path, None) for path in listed(paths)], classes, preset and files.construct(preset, trust=True)
+        )
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Test the last epoch's weights, and write the result and what each test sample added to it.
@@ -166,10 +198,10 @@ class Run:
         return result
 
 
-def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None) -> Run:
-    """Make what a recipe names, to run in a folder."""
+def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, *, empty: bool = False) -> Run:
+    """Make what a recipe names, to run in a folder; the arguments are those of `Recipe.build`."""
     with quiet():
-        return Run(recipe, folder, *recipe.build(folder, progress))
+        return Run(recipe, folder, *recipe.build(folder, progress, empty=empty))
 
 
 def first_process() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from glore.insert import units_of
 from glore.train.schedules import Schedule, constant
 from glore.units.ndim import BATCH_NORMS
+
+MOST_BROKEN = 0.01  # share of the training samples that may be unreadable
 
 
 class Task(LightningModule):
@@ -25,6 +28,13 @@ class Task(LightningModule):
         schedule: share of the learning rate at a step of how many: a class path in `glore.train.schedules`.
         channels_last: keep maps and weights with channels last, which convolutions in mixed precision are fastest with.
         frozen_norms: keep batch norms in evaluation mode, with the statistics that they came with.
+        train: `"all"` parameters, or those of the `"units"` and the classifier alone: the others stay as they are, and
+            their norms in evaluation mode.
+        old_rate: share of the learning rate for parameters that are neither a unit's nor the classifier's, as a network
+            with trained weights needs.
+
+    Raises:
+        ValueError: `old_rate` is not in (0, 1].
     """
 
     metric: ClassVar[str]  # the score that tells which epoch is best, and which comparisons are about
@@ -36,11 +46,26 @@ class Task(LightningModule):
         schedule: Schedule = constant,
         channels_last: bool = False,
         frozen_norms: bool = False,
+        train: Literal["all", "units"] = "all",
+        old_rate: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0 < old_rate <= 1:
+            raise ValueError(f"old_rate={old_rate} must be a share of the learning rate in (0, 1]")
         self.net, self.make_optimizer, self.schedule = net, optimizer, schedule
-        self.channels_last, self.frozen_norms = channels_last, frozen_norms
+        self.channels_last, self.old_rate = channels_last, old_rate
+        new = {id(module) for part in new_parts(net) for module in part.modules()}
+        self.new = {id(parameter) for part in new_parts(net) for parameter in part.parameters()}
+        if train == "units":
+            for parameter in net.parameters():
+                parameter.requires_grad_(id(parameter) in self.new)
+        self.frozen = [
+            module
+            for module in net.modules()
+            if isinstance(module, BATCH_NORMS) and (frozen_norms or (train == "units" and id(module) not in new))
+        ]
         self.counted: list[tuple[Tensor, Tensor]] = []  # of each evaluated batch: indices and counts
+        self.broken: set[int] = set()  # training samples that could not be read
         self.samples: dict[int, Tensor] = {}  # of the last evaluation: index → counts, in order
         if channels_last:
             for tensor in (*self.net.parameters(), *self.net.buffers()):
@@ -50,9 +75,8 @@ class Task(LightningModule):
     def train(self, mode: bool = True) -> Task:
         """As torch's, but norms that are frozen stay in evaluation mode."""
         super().train(mode)
-        for module in self.net.modules():
-            if self.frozen_norms and isinstance(module, BATCH_NORMS):
-                module.eval()
+        for norm in self.frozen:
+            norm.eval()
         return self
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -61,6 +85,15 @@ class Task(LightningModule):
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         """What each sample adds to the scores, whole numbers: (b, …)."""
+        raise NotImplementedError
+
+    def mixed(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """A training batch as the loss takes it: where samples are mixed, here."""
+        return inputs, target
+
+    @staticmethod
+    def confusion(counts: Tensor, classes: int) -> Tensor:
+        """Test samples, or positions, by true (rows) and predicted class (columns), from the samples' counts."""
         raise NotImplementedError
 
     @staticmethod
@@ -78,6 +111,8 @@ class Task(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         inputs, target, index = batch
+        self._count_broken(index)
+        inputs, target = self.mixed(inputs, target)
         loss = self.loss(self._logits(inputs, "train"), target)
         finite = torch.as_tensor(self.all_gather(loss.detach().isfinite()))  # of all processes: they stop together
         if not finite.all():
@@ -89,15 +124,32 @@ class Task(LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(index), sync_dist=True)
         return loss
 
+    def _count_broken(self, index: Tensor) -> None:
+        """Note the samples that could not be read, whose index is negative; stop if they are more than a few."""
+        self.broken |= {int(-1 - i) for i in index[index < 0]}
+        dataset = self.trainer.datamodule.split("train")  # type: ignore[attr-defined]
+        if len(self.broken) > max(1, MOST_BROKEN * len(dataset)):
+            names = ", ".join(dataset.name(item) for item in sorted(self.broken)[:20])
+            raise ValueError(
+                f"{len(self.broken)} of {len(dataset)} training samples cannot be read, more than "
+                f"{100 * MOST_BROKEN:.0f} %: {names}"
+            )
+
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
         inputs, target, index = batch
-        self.counted.append((index.cpu(), self.counts(self._logits(inputs, "val"), target).cpu()))
+        logits = self._logits(inputs, "test" if self.trainer.testing else "val")
+        self.counted.append((index.cpu(), self.counts(logits, target).cpu()))
 
     test_step = validation_step
 
     def _logits(self, inputs: Tensor, split: str) -> Tensor:
-        logits = self(inputs)
-        classes = self.trainer.datamodule.split(split).classes  # type: ignore[attr-defined]
+        dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
+        classes, views = dataset.classes, getattr(dataset, "views", 1)
+        if views == 1:
+            logits = self(inputs)
+        else:  # (b, views, …): the mean of the views' probabilities
+            probabilities = self(inputs.flatten(0, 1)).float().softmax(1).unflatten(0, (-1, views))
+            logits = probabilities.mean(1).log()
         if logits.shape[1] != len(classes):
             raise ValueError(
                 f"the network tells {logits.shape[1]} classes apart, but the data have {len(classes)}: "
@@ -107,7 +159,7 @@ class Task(LightningModule):
 
     def predict_step(self, batch: Sequence[Tensor], batch_index: int) -> tuple[Tensor, Tensor]:
         inputs, _, index = batch
-        return index, self(inputs)
+        return index, self._logits(inputs, "test")
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"val/{name}": score for name, score in self._evaluated("val").items()}, sync_dist=True)
@@ -134,15 +186,29 @@ class Task(LightningModule):
         torch.manual_seed(1_000_003 * (seed + 1) + 1_009 * self.current_epoch + self.global_rank)
 
     def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.dim() > 1]},
-            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = self.make_optimizer([group for group in groups if group["params"]])
+        groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+        for parameter in self.net.parameters():
+            if parameter.requires_grad:
+                old, vector = id(parameter) not in self.new, parameter.dim() <= 1
+                group = groups.setdefault((old, vector), {"params": [], **({"weight_decay": 0.0} if vector else {})})
+                group["params"].append(parameter)
+        optimizer = self.make_optimizer(list(groups.values()))
+        for (old, _), group in zip(groups, optimizer.param_groups, strict=True):
+            group["lr"] *= self.old_rate if old else 1.0
         steps = self.trainer.datamodule.training_steps  # type: ignore[attr-defined]
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def new_parts(net: nn.Module) -> list[nn.Module]:
+    """What has no trained weights where the rest of a network has: its units and its classifier.
+
+    The classifier is what timm's `get_classifier` tells, or what is called `head`, `classifier` or `fc`.
+    """
+    told = getattr(net, "get_classifier", None)
+    named = (getattr(net, name, None) for name in ("head", "classifier", "fc"))
+    classifier = told() if told is not None else next((part for part in named if part is not None), None)
+    return [*units_of(net).values(), *([classifier] if isinstance(classifier, nn.Module) else [])]
 
 
 def last(tensor: Tensor) -> Tensor:

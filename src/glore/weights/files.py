@@ -25,11 +25,18 @@ from torch import Tensor, nn
 Constructor = dict[str, Any]  # {"class_path": "package.builder", "init_args": {…}}; an argument may be another one
 
 DRAFT = ".draft"
+UMASK = os.umask(0)
+os.umask(UMASK)
 
+PAPER = (
+    *("resnet50", "resnet101", "resnet152", "resnet200", "resnext101_32x4d", "se_resnet50", "se_resnet101"),
+    *("dpn92", "dpn98", "dpn131", "densenet121", "xception41", "mobilenetv2"),
+)
 BUILDERS = frozenset(
     f"glore.{name}"
     for name in (
-        *("nets.small.small_classifier", "nets.small.small_segmenter"),
+        *("nets.small.small_classifier", "nets.small.small_segmenter", "nets.images.backbone"),
+        *(f"nets.images.{name}" for name in PAPER),
         *(f"GloRe{axes}d" for axes in (1, 2, 3)),
         *(
             f"units.{file}{kind}{axes}d"
@@ -151,6 +158,11 @@ def construct(constructor: Constructor, *, trust: bool = False) -> Any:
     Raises:
         ValueError: a builder is not ours and `trust` is not given, or cannot be found.
     """
+    return factory(constructor, trust=trust)()
+
+
+def factory(constructor: Constructor, *, trust: bool = False) -> Callable[..., Any]:
+    """What `construct` calls, with its arguments: it may take others in front of them."""
     builder, arguments = _resolve(constructor, trust)
     try:
         parameters = inspect.signature(builder, eval_str=True).parameters
@@ -167,7 +179,7 @@ def construct(constructor: Constructor, *, trust: bool = False) -> Any:
             return partial(inner, **inner_arguments)
         return construct(value, trust=trust)
 
-    return builder(**{name: made(name, value) for name, value in arguments.items()})
+    return partial(builder, **{name: made(name, value) for name, value in arguments.items()})
 
 
 def _is_constructor(value: object) -> bool:
@@ -225,9 +237,12 @@ def replacing(path: Path) -> Iterator[Path]:
         yield draft
         with draft.open("rb") as file:
             os.fsync(file.fileno())
+        draft.chmod(0o666 & ~UMASK)  # safetensors lets nobody else read what it writes
         draft.replace(path)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
+        if isinstance(error, RuntimeError):  # torch's writer does not say so
+            reason += "; is the disk full?"
         raise OSError(f"cannot write {path} ({reason}): what was there before is unharmed") from error
     finally:
         with suppress(OSError):

@@ -1,0 +1,262 @@
+"""Pictures with a class each: folders, lists, and the data sets that torchvision reads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from glore.data.pictures import SUFFIXES, read_picture
+from glore.data.transforms import Preset, Small, Standard
+
+FOLDERS = {
+    "train": ("train",),
+    "val": ("val",),
+    "test": ("test", "val"),
+}  # split → where it lies, the first that is there
+
+
+class Pictures(Dataset[tuple[Tensor, int | None]]):
+    """Files of pictures and their classes.
+
+    Shapes:
+        An item is what the preset makes of a picture, `(3, size, size)` float32, or `(views, 3, size, size)` in testing
+        with several views, and the number of its class.
+
+    Args:
+        samples: path and class of each picture; None for a class that is not known.
+        classes: their names, in order.
+        preset: makes the transform; `Standard()` by default.
+        training: whether to take the transform of training, or that of testing.
+
+    Raises:
+        BrokenSampleError: a file cannot be read; raised when its item is asked for.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[tuple[Path, int | None]],
+        classes: Sequence[str],
+        preset: Preset | None = None,
+        training: bool = False,
+    ) -> None:
+        preset = preset or Standard()
+        self.samples, self.classes = list(samples), list(classes)
+        self.transform, self.needs, self.views = preset(training), preset.needs, 1 if training else preset.views
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
+        path, label = self.samples[index]
+        return self.transform(read_picture(path, self.needs)), label
+
+    def name(self, index: int) -> str:
+        """The path of an item, for messages and tables."""
+        return str(self.samples[index][0])
+
+    def blank(self) -> Tensor:
+        """What stands for a picture that cannot be read, where no other one may."""
+        return self.transform(Image.new("RGB", (self.needs, self.needs)))
+
+
+class ImageFolder(Pictures):
+    """Pictures in a folder for each class: `root/train/<class>/…`, `root/val/<class>/…`, `root/test/<class>/…`.
+
+    Without `test`, `val` is the test split too, as in ImageNet's standard folders. A split that has no folder otherwise
+    is held out from each class of the training pictures, which without `train` are those of `root/<class>/…`; which
+    ones follows from their names alone. The classes are the folders of the training pictures, in alphabetical order.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder.
+        preset: makes the transforms; `Standard()` by default.
+        held_out: share of each class that is held out for a split without a folder.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a class without pictures.
+        ValueError: an argument is out of range, or a split has a class that the training pictures have not.
+    """
+
+    def __init__(self, split: str, root: str, preset: Preset | None = None, held_out: float = 0.1) -> None:
+        base = _checked(split, root)
+        if not 0 < held_out < 0.5:
+            raise ValueError(f"held_out={held_out} must be a share between 0 and 0.5")
+        own = {
+            name: next((base / f for f in folders if (base / f).is_dir()), None) for name, folders in FOLDERS.items()
+        }
+        training = own["train"] or base
+        classes = _subfolders(training)
+        if not classes:
+            raise FileNotFoundError(f"root={root!r}: {training} has no folders of pictures, one a class")
+        source = own[split]
+        folder = training if source is None else source
+        if unknown := set(_subfolders(folder)) - set(classes):
+            raise ValueError(f"{folder} has a class {min(unknown)!r}, which {training} has not")
+        cut = [name for name in ("val", "test") if own[name] is None]
+        samples: list[tuple[Path, int | None]] = []
+        for label, name in enumerate(classes):
+            paths = _pictures(folder / name)
+            if folder == training:
+                paths = _part(paths, split, cut, held_out)
+            samples += [(path, label) for path in paths]
+        if not samples:
+            raise FileNotFoundError(
+                f"root={root!r}: no pictures for {split} in {folder} ({', '.join(sorted(SUFFIXES))})"
+            )
+        super().__init__(samples, classes, preset, split == "train")
+
+
+def _part(paths: list[Path], split: str, cut: list[str], share: float) -> list[Path]:
+    """What a split has of a class's training pictures, of which each split in `cut` gets a share."""
+    drawn = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    each = round(share * len(paths))
+    if split == "train":
+        return sorted(drawn[each * len(cut) :])
+    start = each * cut.index(split)
+    return sorted(drawn[start : start + each])
+
+
+class ImageList(Pictures):
+    """Pictures in list files, a line each: a path from `root`, white space, and a class by number or name.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder.
+        lists: the list file of each split, from `root`: `{"train": "train.txt", "val": "val.txt"}`. Without `test`,
+            `val` is the test split too.
+        classes: their names; by default those in the training list, sorted, or the numbers up to the highest.
+        preset: makes the transforms; `Standard()` by default.
+
+    Raises:
+        FileNotFoundError: a folder or list is missing.
+        ValueError: a line is not a path and a class that is known; the message names file and line.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        lists: Mapping[str, str],
+        classes: Sequence[str] | None = None,
+        preset: Preset | None = None,
+    ) -> None:
+        base = _checked(split, root)
+        name = next((name for name in FOLDERS[split] if name in lists), None)
+        if name is None or "train" not in lists:
+            raise ValueError(f"lists={dict(lists)!r} must name a file for train and for {split}")
+        training = [label for _, label in _lines(base / lists["train"])]
+        if classes is None:
+            numbers = all(label.isdecimal() for label in training)
+            classes = [str(k) for k in range(1 + max(map(int, training)))] if numbers else sorted(set(training))
+        known = {name: label for label, name in enumerate(classes)}
+        known |= {str(label): label for label in range(len(classes)) if str(label) not in known}
+        samples: list[tuple[Path, int | None]] = []
+        for number, (path, label) in enumerate(_lines(base / lists[name]), start=1):
+            if label not in known:
+                raise ValueError(
+                    f"{base / lists[name]}, picture {number}: {label!r} is no class of {', '.join(classes[:9])}"
+                )
+            samples.append((base / path, known[label]))
+        super().__init__(samples, classes, preset, split == "train")
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"lists: {path} is missing")
+    pairs = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if line.strip():
+            parts = line.rsplit(maxsplit=1)
+            if len(parts) != 2:
+                raise ValueError(f"{path}, line {number}: {line!r} is not a path and a class")
+            pairs.append((parts[0], parts[1]))
+    return pairs
+
+
+class Cifar(Dataset[tuple[Tensor, int]]):
+    """CIFAR-10 or CIFAR-100 in the files that torchvision reads; the last tenth of the training pictures is `val`.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder in which `cifar-10-batches-py` or `cifar-100-python` lies.
+        kinds: 10 or 100 classes.
+        preset: makes the transforms; `Small()` by default.
+        download: fetch the files if they are not there.
+
+    Raises:
+        FileNotFoundError: the files are not there.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self, split: str, root: str, kinds: int = 10, preset: Preset | None = None, download: bool = False
+    ) -> None:
+        from torchvision import datasets
+
+        if split not in FOLDERS:
+            raise ValueError(f"split={split!r} must be one of {', '.join(map(repr, FOLDERS))}")
+        if kinds not in (10, 100):
+            raise ValueError(f"kinds={kinds} must be 10 or 100")
+        kind = datasets.CIFAR10 if kinds == 10 else datasets.CIFAR100
+        try:
+            self.pictures = kind(root, train=split != "test", download=download)
+        except RuntimeError as error:
+            raise FileNotFoundError(f"root={root!r}: {error}") from error
+        self.classes = self.pictures.classes
+        count = len(self.pictures)
+        cut = count - count // 10
+        self.indices = {"train": range(cut), "val": range(cut, count), "test": range(count)}[split]
+        preset = preset or Small()
+        self.transform, self.views = preset(split == "train"), 1 if split == "train" else preset.views
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture, label = self.pictures[self.indices[index]]
+        return self.transform(picture), label
+
+
+def listed(paths: Sequence[Path]) -> list[Path]:
+    """The pictures that paths name: files, all in folders, and those in text files, a path a line from the text file.
+
+    Raises:
+        FileNotFoundError: there is no such path, or no picture in a folder.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            pictures = _pictures(path)
+            if not pictures:
+                raise FileNotFoundError(f"{path} has no pictures ({', '.join(sorted(SUFFIXES))})")
+            found += pictures
+        elif not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        elif path.suffix == ".txt":
+            found += [path.parent / line.strip() for line in path.read_text().splitlines() if line.strip()]
+        else:
+            found.append(path)
+    return found
+
+
+def _checked(split: str, root: str) -> Path:
+    if split not in FOLDERS:
+        raise ValueError(f"split={split!r} must be one of {', '.join(map(repr, FOLDERS))}")
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"root={root!r} is no folder: give --data.root DIR")
+    return Path(root)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """All pictures in a folder and the folders in it, in order."""
+    paths = folder.rglob("*") if folder.is_dir() else ()
+    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))

@@ -1,0 +1,51 @@
+"""The one reader of pictures: any file that Pillow opens, as RGB, upright, or a clear error."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from glore.data.broken import BrokenSampleError
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+
+
+def read_picture(path: Path | str, least: int = 0) -> Image.Image:
+    """Read a picture as RGB, turned upright as its EXIF tag says.
+
+    Sixteen bits and floats are brought to eight by their range, greyscale and CMYK are converted, and what is
+    transparent is laid on white. Of an animation the first frame is taken.
+
+    Args:
+        path: of the file.
+        least: the shorter side that is enough, in pixels: a JPEG is decoded smaller, by a power of two, as long as it
+            keeps that, which is much faster. 0 decodes all of it.
+
+    Raises:
+        BrokenSampleError: the file is no picture, truncated, or larger than Pillow's limit against decompression bombs,
+            179 million pixels unless you set another; the message names it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large pictures and odd metadata, which are dealt with here
+            with Image.open(path) as image:
+                if least:
+                    image.draft("RGB", (least, least))
+                return _rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error … for broken files
+        raise BrokenSampleError(f"{path} cannot be read as a picture ({error or type(error).__name__})") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) <= 65535 else max(values.max(), 1e-12)
+        return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,142 @@
+"""From a picture to a network's input: presets of torchvision's transforms, for training and for testing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+Transform = Callable[[Any], Any]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+class Preset:
+    """Makes the transform of a split; subclasses say what happens to pictures in training and in testing.
+
+    Args:
+        size: of the square that the network sees, in pixels.
+        mean: of the channels, taken from values in [0, 1].
+        std: of the channels.
+        views: of a picture in testing, whose probabilities are averaged: 1, the centre; 2, it and its mirror image; 10,
+            centre and corners and their mirror images.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        views: Literal[1, 2, 10] = 1,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"size={size} must be at least 1 pixel")
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
+        if views not in (1, 2, 10):
+            raise ValueError(f"views={views} must be 1, 2 or 10")
+        self.size, self.mean, self.std, self.views = size, list(mean), list(std), views
+
+    @property
+    def needs(self) -> int:
+        """The shorter side of a picture that is enough, in pixels; a larger one may be decoded smaller."""
+        return 2 * self.size
+
+    def __call__(self, training: bool) -> Transform:
+        """The transform of training, or of testing: an RGB picture to a tensor (3, size, size), or (views, 3, …)."""
+        tensor: list[Transform] = [
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(self.mean, self.std),
+        ]
+        if training:
+            return v2.Compose([*self.training(), *tensor, *self.behind()])
+        cut = v2.TenCrop(self.size) if self.views == 10 else v2.CenterCrop(self.size)
+        mirrored = [_both_ways] if self.views == 2 else []
+        joined = [torch.stack] if self.views > 1 else []
+        return v2.Compose([self.resize(), cut, *mirrored, *tensor, *joined])
+
+    def training(self) -> list[Transform]:
+        """What comes before the tensor in training."""
+        raise NotImplementedError
+
+    def behind(self) -> list[Transform]:
+        """What comes behind the tensor in training."""
+        return []
+
+    def resize(self) -> Transform:
+        """What comes before the crop in testing, which is seven eighths of the shorter side."""
+        return v2.Resize(round(self.size * 8 / 7), antialias=True)
+
+
+def _both_ways(picture: Any) -> tuple[Any, Any]:
+    return picture, v2.functional.horizontal_flip(picture)
+
+
+class Standard(Preset):
+    """Random area and aspect, flip and colour, as ImageNet networks have been trained with since Inception."""
+
+    def training(self) -> list[Transform]:
+        return [
+            v2.RandomResizedCrop(self.size, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(0.4, 0.4, 0.4),
+        ]
+
+
+class Modern(Preset):
+    """Random area and aspect, flip, RandAugment and random erasing.
+
+    Source: Cubuk et al., "RandAugment", arXiv 1909.13719; Zhong et al., "Random Erasing", arXiv 1708.04896.
+    """
+
+    def training(self) -> list[Transform]:
+        return [v2.RandomResizedCrop(self.size, antialias=True), v2.RandomHorizontalFlip(), v2.RandAugment(2, 9)]
+
+    def behind(self) -> list[Transform]:
+        return [v2.RandomErasing(0.25)]
+
+
+class Small(Preset):
+    """Pictures of the network's own size: shifted by up to an eighth, and flipped. Made for CIFAR."""
+
+    def __init__(
+        self,
+        size: int = 32,
+        mean: Sequence[float] = CIFAR_MEAN,
+        std: Sequence[float] = CIFAR_STD,
+        views: Literal[1, 2, 10] = 1,
+    ) -> None:
+        super().__init__(size, mean, std, views)
+
+    def training(self) -> list[Transform]:
+        shift = v2.RandomCrop(self.size, padding=self.size // 8)
+        return [self.resize(), v2.CenterCrop(self.size), shift, v2.RandomHorizontalFlip()]
+
+    def resize(self) -> Transform:
+        return v2.Resize(self.size, antialias=True)
+
+
+class Mix:
+    """Mixes the pictures of a batch and their one-hot targets, by mixup or by cutmix at equal chances.
+
+    Args:
+        mixup: both parameters of the beta distribution of mixup's shares.
+        cutmix: the same of cutmix.
+
+    Source: Zhang et al., "mixup", ICLR 2018 (arXiv 1710.09412); Yun et al., "CutMix", ICCV 2019 (arXiv 1905.04899).
+    """
+
+    def __init__(self, mixup: float = 0.2, cutmix: float = 1.0) -> None:
+        self.choices = (v2.MixUp(alpha=mixup), v2.CutMix(alpha=cutmix))
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        mixed: tuple[Tensor, Tensor] = self.choices[int(torch.randint(2, ()))](inputs, targets)
+        return mixed

@@ -1,0 +1,256 @@
+"""Networks for pictures: any of timm's CNNs with units between its blocks, and the paper's networks by their names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from glore import probe
+from glore.insert import insert, spread
+from glore.units import GloRe2d
+
+PROBED = 96  # pixels a side of the picture that shows where units can stand: any CNN takes it, and it is quick
+Units = Mapping[str, int | Sequence[int]]
+
+PUBLISHED = {(23, 3): (5, 11, 17)}  # (blocks, units) → places in the published ResNet-101, where they are not spread
+
+
+def backbone(
+    name: str,
+    units: Units | None = None,
+    unit: Callable[[int], nn.Module] | None = GloRe2d,
+    classes: int | None = 1000,
+    pretrained: bool | str = False,
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """One of timm's CNNs with units behind some of its blocks.
+
+    Shapes:
+        `(b, 3, h, w)` to logits `(b, classes)`.
+
+    Args:
+        name: of the network in timm: `"resnet50"`, `"resnetv2_101"`, `"convnext_tiny"`, …
+        units: stage → how many units to spread over its places, or their zero-based indices: `{"res3": 2, "res4": 3}`.
+            `res<k>` are the places behind blocks whose output is 2^k times smaller than the picture, in the order in
+            which they run. A module path, such as `"layer3"`, names a container of blocks as in `glore.insert`.
+        unit: makes a unit from its channels; None leaves the network plain.
+        classes: of the classifier; 1,000 by default, and in a recipe, null for as many as the data have.
+        pretrained: True for the weights that timm knows, which are downloaded; or the path of a file with weights.
+            Those of a classifier with other classes are left out.
+        options: further arguments of `timm.create_model`, such as `{"output_stride": 16}`.
+
+    Raises:
+        ModuleNotFoundError: timm is missing, which the extra `timm` brings.
+        ValueError: there is no such network or stage, a stage has fewer places than units, or the weights do not fit.
+
+    Source: section 4.1 of the paper for even spreading; three units among 23 blocks stand where the published
+    ResNet-101 has them.
+
+    Example:
+        >>> import glore
+        >>> net = backbone("resnet18", units={"res3": 1, "res4": 2}, classes=10)
+        >>> list(glore.units_of(net))
+        ['layer2.0_glore', 'layer3.0_glore', 'layer3.1_glore']
+    """
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name[:6]}*")[:5]
+        raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
+    file = {"file": str(_file(pretrained))} if isinstance(pretrained, str) else None
+    model: nn.Module = timm.create_model(
+        name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
+    )
+    if file is not None:
+        load_pretrained(model, file["file"])
+    if unit is None or not units:
+        return model
+    (example,) = probe.inputs_for(model, None)
+    if not getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
+        example = example[..., :PROBED, :PROBED]
+    return insert(model, where(model, units, example), unit, example=example)
+
+
+def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:
+    """Where units can stand in a network of timm: stage → (path of the container, index of the block), in order.
+
+    timm tells the blocks of each of its networks, for layer-wise learning rates. Where they do not hand on one map, as
+    the layers of a dense block, its coarser grouping is taken.
+
+    Args:
+        model: the network.
+        example: a picture, `(b, 3, h, w)`, with sides that its strides divide.
+
+    Raises:
+        ValueError: the network tells no blocks, or they do not hand on one map with channels first.
+
+    Example:
+        >>> import timm, torch
+        >>> places(timm.create_model("resnet18"), torch.zeros(1, 3, 64, 64))["res3"]
+        [('layer2', 0), ('layer2', 1)]
+    """
+    size = example.shape[-1]
+    for coarse in (False, True):
+        blocks = _blocks(model, coarse)
+        with probe.recorded(blocks.values()) as calls:
+            probe.run(model, (example,))
+        names = {id(block): path for path, block in blocks.items()}
+        found: dict[str, list[tuple[str, int]]] = {}
+        for call in calls:
+            if not _is_map(call.inputs) or not _is_map((call.output,)):
+                break
+            container, _, last = names[id(call.module)].rpartition(".")
+            children = [child for child, _ in model.get_submodule(container).named_children()]
+            stage = round(math.log2(size / call.output.shape[-1]))
+            found.setdefault(f"res{stage}", []).append((container, children.index(last)))
+        else:
+            if found:
+                return found
+    raise ValueError(
+        f"the stages of this {type(model).__name__} are not known: name containers of its blocks by their paths, as "
+        "in glore.insert"
+    )
+
+
+def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence[int] | int]:
+    """The places of units in a network of timm, as `glore.insert` takes them; see `places`.
+
+    Raises:
+        ValueError: a stage is unknown, or has fewer places than units.
+    """
+    stages = places(model, example) if any(re.fullmatch(r"res\d+", stage) for stage in units) else {}
+    chosen: dict[str, Any] = {}
+    for stage, wanted in units.items():
+        if not re.fullmatch(r"res\d+", stage):
+            chosen[stage] = wanted
+            continue
+        if stage not in stages:
+            raise ValueError(f"units={dict(units)!r}: no {stage}; this network has {', '.join(sorted(stages))}")
+        there = stages[stage]
+        try:
+            indices = _indices(len(there), wanted)
+        except ValueError as error:
+            raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error}") from None
+        for index in indices:
+            container, block = there[index]
+            chosen.setdefault(container, []).append(block)
+    return chosen
+
+
+def _indices(count: int, wanted: int | Sequence[int]) -> Sequence[int]:
+    if isinstance(wanted, int):
+        return PUBLISHED.get((count, wanted)) or spread(count, wanted)
+    for index in wanted:
+        if not 0 <= index < count:
+            raise ValueError(f"{index} is no index of its {count} places: give whole numbers from 0 to {count - 1}")
+    return wanted
+
+
+def _blocks(model: nn.Module, coarse: bool) -> dict[str, nn.Module]:
+    """What timm calls a network's blocks, by their paths."""
+    grouping = getattr(model, "group_matcher", None)
+    groups = grouping(coarse=coarse) if grouping is not None else {}
+    patterns = groups.get("blocks", ()) if isinstance(groups, Mapping) else ()
+    pairs = [(patterns, None)] if isinstance(patterns, str) else patterns
+    regexes = [pattern for pattern, order in pairs if order is None]  # the others lead stems and heads to a group
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if any(re.fullmatch(pattern, path) for pattern in regexes)
+    }
+
+
+def _is_map(value: tuple[Any, ...]) -> bool:
+    return len(value) == 1 and isinstance(value[0], Tensor) and value[0].dim() == 4
+
+
+def load_pretrained(model: nn.Module, path: Path | str) -> None:
+    """Load weights of a network without units from a file, safetensors or torch's own, into a network without units.
+
+    Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
+    classes the weights are left out. A file in which no key is known, but whose tensors have the network's shapes one
+    by one in order, is taken in that order.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or the weights do not fit; the message names what does not.
+    """
+    weights = _read(_file(path))
+    own = model.state_dict()
+    if not weights.keys() & own.keys():
+        counted = [name for name in own if not name.endswith("num_batches_tracked")]
+        values = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
+        if [tensor.shape for tensor in values] == [own[name].shape for name in counted]:
+            weights = dict(zip(counted, values, strict=True))
+    head = f"{getattr(model, 'default_cfg', {}).get('classifier')}."
+    other_head = {name for name in own if name.startswith(head) and name in weights}
+    other_head = {name for name in other_head if weights[name].shape != own[name].shape}
+    kept = {name: tensor for name, tensor in weights.items() if name not in other_head}
+    faults = [f"{name} is unknown" for name in kept if name not in own]
+    faults += [
+        f"{name} is missing"
+        for name in own
+        if name not in kept and name not in other_head and not name.endswith("num_batches_tracked")
+    ]
+    faults += [
+        f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+        for name, tensor in kept.items()
+        if name in own and tensor.shape != own[name].shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {'; '.join(faults[:3])}{more}")
+    model.load_state_dict(kept, strict=False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from timm.models import load_state_dict
+
+    try:
+        weights: dict[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise many kinds for broken files
+        raise ValueError(f"pretrained={str(path)!r} is damaged, or holds more than tensors: {error}") from error
+    return weights
+
+
+def _file(path: Path | str) -> Path:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"pretrained={str(path)!r} is no file")
+    return Path(path)
+
+
+def _named(paper: str, timm_name: str, **fixed: Any) -> Callable[..., nn.Module]:
+    def build(
+        units: Units | None = None,
+        unit: Callable[[int], nn.Module] | None = GloRe2d,
+        classes: int | None = 1000,
+        pretrained: bool | str = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> nn.Module:
+        return backbone(timm_name, units, unit, classes, pretrained, {**fixed, **(options or {})})
+
+    build.__name__ = build.__qualname__ = paper
+    build.__doc__ = f"The paper's {paper}: timm's `{timm_name}`. Arguments: `backbone`."
+    return build
+
+
+# pre-activation networks, as published
+resnet50 = _named("resnet50", "resnetv2_50")
+resnet101 = _named("resnet101", "resnetv2_101")
+resnet152 = _named("resnet152", "resnetv2_152")
+resnet200 = _named("resnet200", "resnetv2_152", layers=(3, 24, 36, 3))
+# timm has these with activation behind the addition only
+resnext101_32x4d = _named("resnext101_32x4d", "resnext101_32x4d")
+se_resnet50 = _named("se_resnet50", "seresnet50")
+se_resnet101 = _named("se_resnet101", "seresnet101")
+dpn92 = _named("dpn92", "dpn92")
+dpn98 = _named("dpn98", "dpn98")
+dpn131 = _named("dpn131", "dpn131")
+densenet121 = _named("densenet121", "densenet121")
+xception41 = _named("xception41", "xception41")
+mobilenetv2 = _named("mobilenetv2", "mobilenetv2_100")

@@ -1,0 +1,187 @@
+"""Folders and lists of pictures: which picture is in which split, its class, and what is refused."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from glore.data import transforms
+from glore.data.images import Cifar, ImageFolder, ImageList, listed
+
+SMALL = transforms.Small(8)
+
+
+def make(root, *folders, count=20):
+    for number, folder in enumerate(folders):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (10, 8), (10 * number, i, 0)).save(root / folder / f"{folder.replace('/', '-')}-{i}.png")
+    return str(root)
+
+
+def names(dataset):
+    return {path.name for path, _ in dataset.samples}
+
+
+def test_three_folders(tmp_path):
+    root = make(tmp_path, "train/a", "train/b", "val/a", "val/b", "test/b")
+    for split, count, labels in (("train", 40, {0, 1}), ("val", 40, {0, 1}), ("test", 20, {1})):
+        dataset = ImageFolder(split, root, SMALL)
+        assert dataset.classes == ["a", "b"]
+        assert len(dataset) == count
+        assert {label for _, label in dataset.samples} == labels
+    picture, label = dataset[0]
+    assert picture.shape == (3, 8, 8)
+    assert (picture.dtype, label) == (torch.float32, 1)
+    assert dataset.name(0).endswith("test-b-0.png")
+
+
+def test_imagenets_folders_test_on_val(tmp_path):
+    root = make(tmp_path, "train/n1", "train/n2", "val/n1", "val/n2")
+    assert names(ImageFolder("test", root)) == names(ImageFolder("val", root))
+    assert len(ImageFolder("train", root)) == 40
+
+
+@pytest.mark.parametrize("folders", [("a", "b"), ("train/a", "train/b"), ("train/a", "train/b", "test/a", "test/b")])
+def test_what_has_no_folder_is_held_out(tmp_path, folders):
+    root = make(tmp_path, *folders)
+    parts = [ImageFolder(split, root, held_out=0.2) for split in ("train", "val", "test")]
+    assert all(set(part.classes) == {"a", "b"} for part in parts)
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not names(parts[one]) & names(parts[other])
+    sizes = [len(part) for part in parts]
+    assert sizes == ([32, 8, 40] if len(folders) == 4 else [24, 8, 8])
+    assert [label for _, label in parts[1].samples] == [0] * 4 + [1] * 4, "each class gives its share"
+    (tmp_path / folders[0] / "new.png").write_bytes((tmp_path / folders[0]).joinpath(min(names(parts[0]))).read_bytes())
+    assert names(ImageFolder("val", root, held_out=0.2)) == names(parts[1]), "a new picture moves no other"
+
+
+def test_only_pictures_count(tmp_path):
+    root = make(tmp_path, "train/a", "val/a")
+    (tmp_path / "train/a/notes.txt").write_text("")
+    (tmp_path / "train/a/.hidden.png").write_text("")
+    (tmp_path / "train/.cache").mkdir()
+    (tmp_path / "train/a/more").mkdir()
+    Image.new("L", (9, 9)).save(tmp_path / "train/a/more/deep.JPEG", "JPEG")
+    assert len(ImageFolder("train", root)) == 21
+
+
+@pytest.mark.parametrize(
+    ("folders", "split", "options", "message"),
+    [
+        ((), "train", {}, r"has no folders of pictures, one a class"),
+        (("train/a", "val/b"), "val", {}, r"val has a class 'b', which .*train has not"),
+        (("train/a",), "dev", {}, r"split='dev' must be one of 'train', 'val', 'test'"),
+        (("train/a",), "val", {"held_out": 0.7}, r"held_out=0.7 must be a share between 0 and 0.5"),
+        (("train/a",), "val", {"held_out": 0.001}, r"no pictures for val in"),
+    ],
+)
+def test_what_is_no_folder_of_pictures_is_named(tmp_path, folders, split, options, message):
+    root = make(tmp_path, *folders)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        ImageFolder(split, root, **options)
+
+
+def test_a_root_that_is_absent_is_named():
+    with pytest.raises(FileNotFoundError, match=r"root='nowhere' is no folder: give --data.root DIR"):
+        ImageFolder("train", "nowhere")
+
+
+def test_lists(tmp_path):
+    root = make(tmp_path, "x", count=4)
+    lists = {"train": "train.txt", "val": "val.txt"}
+    (tmp_path / "train.txt").write_text("x/x-0.png 2\nx/x-1.png 0\n\n")
+    (tmp_path / "val.txt").write_text("x/x-2.png\t1\n")
+    train = ImageList("train", root, lists, preset=SMALL)
+    assert train.classes == ["0", "1", "2"]
+    assert [label for _, label in train.samples] == [2, 0]
+    assert train[0][0].shape == (3, 8, 8)
+    assert ImageList("test", root, lists).samples == ImageList("val", root, lists).samples
+    (tmp_path / "train.txt").write_text("x/x-0.png dog\nx/x-1.png cat\n")
+    (tmp_path / "val.txt").write_text("x/x-2.png bird\n")
+    assert ImageList("train", root, lists).classes == ["cat", "dog"]
+    with pytest.raises(ValueError, match=r"val\.txt, picture 1: 'bird' is no class of cat, dog"):
+        ImageList("val", root, lists)
+    (tmp_path / "val.txt").write_text("x/x-2.png\n")
+    with pytest.raises(ValueError, match=r"val\.txt, line 1: 'x/x-2\.png' is not a path and a class"):
+        ImageList("val", root, lists)
+    with pytest.raises(FileNotFoundError, match=r"lists: .*none\.txt is missing"):
+        ImageList("train", root, {"train": "none.txt"})
+    with pytest.raises(ValueError, match="must name a file for train and for val"):
+        ImageList("val", root, {"train": "train.txt"})
+
+
+def test_cifar(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        data = np.full((4, 3072), 9, np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": data, "labels": [0, 1, 2, 3]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class{k}" for k in range(10)]}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *arguments: True)
+        parts = {split: Cifar(split, str(tmp_path)) for split in ("train", "val", "test")}
+    assert {split: len(part) for split, part in parts.items()} == {"train": 18, "val": 2, "test": 4}
+    assert parts["val"][0][0].shape == (3, 32, 32)
+    assert parts["val"][1][1] == 3
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        Cifar("train", "nowhere")
+    with pytest.raises(ValueError, match="kinds=7 must be 10 or 100"):
+        Cifar("train", str(tmp_path), kinds=7)
+
+
+def test_paths_to_predict(tmp_path):
+    make(tmp_path, "x", count=2)
+    (tmp_path / "list.txt").write_text("x/x-1.png\n\n")
+    one = tmp_path / "x/x-0.png"
+    assert listed([one, tmp_path / "x", tmp_path / "list.txt"]) == [
+        one,
+        tmp_path / "x/x-0.png",
+        tmp_path / "x/x-1.png",
+        tmp_path / "x/x-1.png",
+    ]
+    with pytest.raises(FileNotFoundError, match=r"absent\.png: no such file or folder"):
+        listed([tmp_path / "absent.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty has no pictures"):
+        listed([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize("kind", [transforms.Standard, transforms.Modern, transforms.Small])
+@pytest.mark.parametrize("size", [(50, 20), (20, 50), (16, 16), (7, 9)])
+def test_presets(kind, size):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
+    for training in (True, False):
+        made = kind(16)(training)(picture)
+        assert made.shape == (3, 16, 16)
+        assert made.isfinite().all()
+    for views in (2, 10):
+        assert kind(16, views=views)(False)(picture).shape == (views, 3, 16, 16)
+        assert kind(16, views=views)(True)(picture).shape == (3, 16, 16)
+    one, mirrored = kind(16, views=2)(False)(picture)
+    assert torch.equal(one, kind(16)(False)(picture))
+    assert torch.equal(mirrored, one.flip(-1))
+
+
+def test_presets_normalise():
+    picture = Image.new("RGB", (8, 8), (255, 0, 51))
+    values = transforms.Standard(8, mean=(0.5, 0.5, 0.2), std=(0.5, 0.25, 1))(False)(picture)
+    torch.testing.assert_close(values.mean((1, 2)), torch.tensor([1.0, -2.0, 0.0]))
+
+
+@pytest.mark.parametrize("options", [{"size": 0}, {"mean": (1, 2)}, {"std": (0, 1, 1)}, {"views": 5}])
+@pytest.mark.unchecked
+def test_presets_out_of_range(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))}="):
+        transforms.Standard(**options)
+
+
+def test_mix_keeps_shapes_and_shares():
+    mix = transforms.Mix()
+    targets = torch.eye(4)
+    for _ in range(8):
+        inputs, mixed = mix(torch.rand(4, 3, 8, 8), targets)
+        assert inputs.shape == (4, 3, 8, 8)
+        torch.testing.assert_close(mixed.sum(1), torch.ones(4))

@@ -1,0 +1,168 @@
+"""timm's networks with units: where units can stand, what is refused, and weights from files."""
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import glore
+from glore import probe
+from glore.nets import images
+from glore.units import SqueezeExcite2d
+from glore.weights import files
+
+PICTURE = torch.zeros(1, 3, 64, 64)
+# places of res2 … res5 in the paper's networks; DenseNet's include its transitions
+PLACES = {
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+    "resnet200": (3, 24, 36, 3),
+    "resnext101_32x4d": (3, 4, 23, 3),
+    "se_resnet50": (3, 4, 6, 3),
+    "se_resnet101": (3, 4, 23, 3),
+    "dpn92": (3, 4, 20, 3),
+    "dpn98": (3, 6, 20, 3),
+    "dpn131": (4, 8, 28, 3),
+    "densenet121": (1, 2, 2, 2),
+    "mobilenetv2": (2, 3, 7, 4),
+}
+
+
+def counted(name):
+    return {stage: len(where) for stage, where in images.places(getattr(images, name)(unit=None), PICTURE).items()}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "dpn92", "densenet121", "mobilenetv2"])
+def test_places(name):
+    found = counted(name)
+    assert tuple(found[f"res{k}"] for k in range(2, 6)) == PLACES[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLACES)
+def test_places_of_every_network(name):
+    found = counted(name)
+    assert tuple(found[f"res{k}"] for k in range(2, 6)) == PLACES[name]
+
+
+@pytest.mark.parametrize("name", files.PAPER)
+def test_every_builder_passes_forward_and_backward(name):
+    net = getattr(images, name)({"res3": 1, "res4": 2}, classes=5)
+    assert len(glore.units_of(net)) == 3
+    out = net(torch.randn(2, 3, 64, 64))
+    assert out.shape == (2, 5)
+    out.square().sum().backward()
+    for unit in glore.units_of(net).values():
+        assert unit.norm.weight.grad.abs().max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", files.PAPER)
+def test_every_builder_passes_at_full_size(name):
+    net = getattr(images, name)({"res3": 1, "res4": 3} if name != "densenet121" else {"res3": 1, "res4": 2})
+    net(torch.randn(2, 3, 224, 224)).sum().backward()
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121", "dpn92"])
+def test_plain_networks_are_timms(name):
+    ours = getattr(images, name)(unit=None)
+    theirs = {"resnet50": "resnetv2_50"}.get(name, name)
+    assert ours.state_dict().keys() == timm.create_model(theirs).state_dict().keys()
+
+
+def test_three_units_among_23_blocks_stand_where_they_were_published():
+    net = images.backbone("resnet101", {"res4": 3})
+    assert list(glore.units_of(net)) == [f"layer3.{block}_glore" for block in (5, 11, 17)]
+    assert list(glore.units_of(images.backbone("resnet101", {"res4": (0, 22)}))) == [
+        "layer3.0_glore",
+        "layer3.22_glore",
+    ]
+
+
+def test_stages_may_span_containers():
+    net = images.mobilenetv2({"res4": 7})
+    paths = list(glore.units_of(net))
+    assert {path.split(".")[1] for path in paths} == {"3", "4"}
+    assert len(paths) == 7
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "convnext_atto", "regnety_002", "efficientnet_b0", "tf_efficientnet_lite0"]
+)
+def test_other_networks(name):
+    net = images.backbone(name, {"res3": 1, "res4": 2}, classes=3).eval()
+    assert len(glore.units_of(net)) == 3
+    assert net(torch.randn(1, 3, 64, 64)).shape == (1, 3)
+
+
+def test_units_by_path_and_other_units():
+    net = images.backbone("resnet18", {"layer2": 2}, SqueezeExcite2d, options={"output_stride": 16})
+    assert list(glore.units_of(net)) == ["layer2.0_squeezeexcite", "layer2.1_squeezeexcite"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet5"}, "name='resnet5' is no network of timm; near it are"),
+        ({"units": {"res3": 3}}, r"units=\{'res3': 3\}: units=3 is more than there are places: at most 2"),
+        ({"units": {"res3": (2,)}}, "2 is no index of its 2 places: give whole numbers from 0 to 1"),
+        ({"units": {"res7": 1}}, "no res7; this network has res2, res3, res4, res5"),
+        ({"name": "vit_tiny_patch16_224", "units": {"res3": 1}}, "the stages of this VisionTransformer are not known"),
+        ({"units": {"layer9": 1}}, "where='layer9' is no module"),
+        ({"pretrained": "nowhere.pth"}, "pretrained='nowhere.pth' is no file"),
+    ],
+)
+def test_what_cannot_be_had_is_named(options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        images.backbone(**{"name": "resnet18", "units": {"res3": 1}, **options})
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "wrapped", "order", "other head"])
+def test_weights_from_a_file(tmp_path, kind):
+    source = timm.create_model("resnet18", num_classes=7 if kind == "other head" else 4).eval()
+    weights = source.state_dict()
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pth")
+    if kind == "safetensors":
+        save_file(weights, path)
+    elif kind == "wrapped":
+        torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, path)
+    elif kind == "order":
+        values = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
+        torch.save({f"tensor{i}": tensor for i, tensor in enumerate(values)}, path)
+    else:
+        torch.save(weights, path)
+    net = images.backbone("resnet18", {"res3": 1}, classes=4, pretrained=str(path)).eval()
+    x = torch.randn(1, 3, 64, 64)
+    if kind == "other head":
+        torch.testing.assert_close(net.forward_features(x), source.forward_features(x))
+    else:
+        torch.testing.assert_close(net(x), source(x))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "other network", "pickle"])
+def test_weights_that_do_not_fit_are_named(tmp_path, kind):
+    path = tmp_path / "w.pth"
+    torch.save(timm.create_model("resnet34" if kind == "other network" else "resnet18").state_dict(), path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    if kind == "pickle":
+        torch.save(timm.create_model("resnet18"), path)
+    message = (
+        "does not fit ResNet: .* is unknown" if kind == "other network" else "is damaged, or holds more than tensors"
+    )
+    with pytest.raises(ValueError, match=message):
+        images.backbone("resnet18", pretrained=str(path))
+
+
+def test_a_stage_is_a_power_of_two():
+    net = images.backbone("resnet18", unit=None)
+    blocks = {
+        net.get_submodule(f"{container}.{index}"): stage
+        for stage, where in images.places(net, PICTURE).items()
+        for container, index in where
+    }
+    with probe.recorded(blocks) as calls:
+        net(torch.zeros(1, 3, 128, 128))
+    strides = {blocks[call.module]: 128 // call.output.shape[-1] for call in calls}
+    assert strides == {f"res{k}": 2**k for k in range(2, 6)}

@@ -1,0 +1,171 @@
+"""From a folder of pictures to predictions: the everyday use, with what goes wrong in it."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("timm")
+from PIL import Image
+from safetensors.torch import load_file
+
+import glore
+from glore.cli import main
+from glore.train import run as runs
+from glore.train.recipe import Recipe, put, read
+from glore.train.task import new_parts
+
+COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    generator = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        for i in range(20):
+            noise = generator.integers(-30, 30, (24, 30, 3))
+            Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(folder / f"{i}.jpg")
+    return tmp_path / "pictures"
+
+
+def flags(root, *more):
+    preset = "{class_path: glore.data.transforms.Small, init_args: {size: 32}}"
+    return [
+        *("--config", "finetune", "--data.root", str(root), "--model.backbone", "test_resnet"),
+        *("--model.net.pretrained", "false", "--model.net.units", "{res3: 1}", f"--data.dataset.preset={preset}"),
+        *("--data.batch_size", "8", "--data.workers", "0", "--epochs", "3", "--model.schedule.warmup", "0"),
+        *("--model.old_rate", "1", "--trainer.accelerator", "cpu", *more),
+    ]
+
+
+def recipe(root, *more):
+    return Recipe(read(flags(root, *more)))
+
+
+def test_from_a_folder_to_predictions(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", *flags(pictures), "--out", str(out)]) == 0
+    assert (out / "classes.txt").read_text().split() == list(COLOURS)
+    assert main(["test", "--out", str(out)]) == 0
+    broken = tmp_path / "broken.png"
+    broken.write_text("no picture")
+    capsys.readouterr()
+    red = pictures / "red/0.jpg"
+    assert main(["predict", str(red), str(broken), str(pictures / "blue"), "--out", str(out)]) == 1
+    said = capsys.readouterr().out
+    assert "broken.png cannot be read as a picture" in said
+    assert said.index("0.jpg") < said.index("broken.png")
+    with (out / "predictions/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 22
+    assert rows[0]["name"] == str(red)
+    assert rows[0]["class_1"] == "red"
+    assert rows[1]["class_1"] == ""
+    assert "cannot be read" in rows[1]["error"]
+    assert {row["class_1"] for row in rows[2:]} == {"blue"}
+
+
+def test_the_classes_are_the_folders(pictures):
+    assert recipe(pictures).resolved["model"]["init_args"]["net"]["init_args"]["classes"] == 3
+
+
+def test_pictures_that_cannot_be_read_are_replaced_and_named(pictures, tmp_path):
+    for i in range(200):
+        Image.new("RGB", (4, 4), COLOURS["red"]).save(pictures / f"red/more{i}.png")
+    made = recipe(pictures, "--epochs", "2")
+    train = made.make()[1].split("train")
+    (path, *_), _ = zip(*train.samples, strict=True)
+    path.write_text("no picture")
+    with runs.claimed(tmp_path / "run", made):
+        this = runs.prepare(made, tmp_path / "run")
+        this.fit()
+    with (tmp_path / "run/broken.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [str(path)]
+
+
+def test_many_pictures_that_cannot_be_read_stop_the_training(pictures, tmp_path):
+    made = recipe(pictures)
+    for path, _ in made.make()[1].split("train").samples[:5]:
+        path.write_text("no picture")
+    with pytest.raises(ValueError, match=r"of 48 training samples cannot be read, more than 1 %: .*\.jpg"):
+        runs.prepare(made, tmp_path / "run").fit()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_test_picture_that_cannot_be_read_is_named(pictures, tmp_path, workers, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", *flags(pictures, "--epochs", "1"), "--out", str(out)]) == 0
+    path, _ = recipe(pictures).make()[1].split("test").samples[0]
+    path.write_text("no picture")
+    assert main(["test", "--out", str(out), "--data.workers", str(workers)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert said[-1].startswith(f"glore: {path} cannot be read as a picture")
+
+
+def test_units_alone_are_trained(pictures, tmp_path):
+    made = recipe(pictures, "--model.train", "units", "--epochs", "1")
+    this = runs.prepare(made, tmp_path / "run")
+    before = {name: tensor.clone() for name, tensor in this.task.net.state_dict().items()}
+    this.fit()
+    after = load_file(tmp_path / "run/last.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    new = ("fc.", "layer2.0_glore.")
+    assert changed
+    assert all(name.startswith(new) for name in changed)
+    assert {"fc.weight", "layer2.0_glore.norm.running_mean", "layer2.0_glore.norm.weight"} <= changed
+    assert not this.task.net.bn1.training
+
+
+def test_old_layers_learn_slower(pictures, tmp_path):
+    made = recipe(pictures, "--model.old_rate", "0.1")
+    this = runs.prepare(made, tmp_path / "run")
+    this.data.trainer = this.trainer
+    this.trainer.datamodule = this.data
+    this.task.trainer = this.trainer
+    optimizer = this.task.configure_optimizers()["optimizer"]
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    net = this.task.net
+    assert rates[id(next(net.conv1.parameters()))] == pytest.approx(1e-4)
+    assert rates[id(net.fc.weight)] == pytest.approx(1e-3)
+    assert rates[id(net.fc.bias)] == pytest.approx(1e-3)
+    (unit,) = glore.units_of(net).values()
+    assert all(rates[id(p)] == pytest.approx(1e-3) for p in unit.parameters())
+    assert len(rates) == len(list(net.parameters()))
+    assert new_parts(net) == [unit, net.fc]
+
+
+def test_pretrained_weights_are_in_the_first_step_and_not_in_the_file(pictures, tmp_path):
+    import timm
+
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "w.pth")
+    made = recipe(pictures, "--model.net.pretrained", str(tmp_path / "w.pth"))
+    weights = made.make()[0].net.state_dict()
+    key = "layer1.0.conv1.weight"
+    assert torch.equal(weights[key], torch.load(tmp_path / "w.pth")[key])
+    assert made.constructor["init_args"]["pretrained"] is False
+    (tmp_path / "w.pth").unlink()
+    assert not torch.equal(made.make(empty=True)[0].net.state_dict()[key], weights[key])
+
+
+def test_mixing_smoothing_and_views(pictures, tmp_path):
+    made = recipe(
+        pictures, "--model.mix", "glore.data.transforms.Mix", "--model.label_smoothing", "0.1", "--epochs", "2"
+    )
+    this = runs.prepare(made, tmp_path / "run")
+    this.fit()
+    assert 0 <= this.evaluate()["top1"] <= 1
+    tree = read(flags(pictures))
+    put(tree, "data.dataset.preset.views", 10)
+    ten = runs.prepare(Recipe(tree), tmp_path / "ten")
+    assert 0 <= ten.evaluate(weights=tmp_path / "run/last.safetensors")["top1"] <= 1
+    confusion = ten.task.confusion(torch.stack(list(ten.task.samples.values())), 3)
+    assert confusion.sum() == 6
+    assert confusion.sum(1).tolist() == [2, 2, 2]
+
+
+def test_a_root_that_is_no_folder_is_one_line(tmp_path, capsys):
+    assert main(["fit", *flags(tmp_path / "absent"), "--out", str(tmp_path / "run")]) == 2
+    assert "is no folder: give --data.root DIR" in capsys.readouterr().err

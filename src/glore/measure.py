@@ -66,18 +66,19 @@ def medians_ms(runs: Mapping[str, Callable[[], object]], seconds: float, rounds:
     shuffled = random.Random(0)
     for run in runs.values():
         run()
-    start = _now()
+    start = now()
     for turn in range(rounds):
-        if turn >= 3 and _now() - start > seconds:
+        if turn >= 3 and now() - start > seconds:
             break
         for name in shuffled.sample(list(runs), len(runs)):  # what ran before leaves caches and heap as it likes them
-            begin = _now()
+            begin = now()
             runs[name]()
-            times[name].append(1000 * (_now() - begin))
+            times[name].append(1000 * (now() - begin))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _now() -> float:
+def now() -> float:
+    """The time in seconds, once the device has done what it was given."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter()

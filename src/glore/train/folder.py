@@ -15,7 +15,6 @@ import csv
 import fcntl
 import re
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from glore import measure
 from glore.weights import files
 
 RESUME, CLASSES = "resume.ckpt", "classes.txt"
@@ -105,13 +105,13 @@ class Keep(Checkpoint):
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_index: int) -> None:
         self.timed = trainer.global_step < 10 or trainer.global_step % 10 == 0  # seldom: a device has to be waited for
         if self.timed:
-            self.started = _now(task)
+            self.started = measure.now()
 
     def on_train_batch_end(
         self, trainer: Trainer, task: LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         if self.timed:
-            self.step_seconds.append(_now(task) - self.started)
+            self.step_seconds.append(measure.now() - self.started)
 
     @property
     def step_ms(self) -> float:
@@ -156,12 +156,6 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         files.sweep(folder)
         yield
-
-
-def _now(task: LightningModule) -> float:
-    if task.device.type != "cpu":
-        torch.accelerator.synchronize(task.device)
-    return time.perf_counter()
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -223,11 +224,9 @@ def fit(options: argparse.Namespace, flags: list[str]) -> int:
 
     out = options.out or _default_out(options.config)
     parsed = recipe.Recipe(recipe.read(["--config", options.config, *flags]))
-    with run.claimed(out, parsed):
-        progress = Progress()
+    with run.claimed(out, parsed), closing(Progress()) as progress:
         progress.begin(out.name)
         run.prepare(parsed, out, progress).fit()
-        progress.close()
     if run.first_process():
         names = ("last.safetensors", "best.safetensors", "curves.csv")
         print(*(str(path) for name in names if (path := out / name).is_file()), sep="\n")

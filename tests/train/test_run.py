@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from glore.train import run as runs
 from glore.train.blame import RecipeError
+from glore.train.progress import Progress
 from glore.train.recipe import Recipe, put
 from glore.weights import files
 
@@ -63,6 +64,14 @@ def test_what_a_run_leaves(tree, tmp_path):
     assert result["step_ms"] > 0
     assert load_file(tmp_path / "samples.safetensors")["counts"].shape == (48, 3, 3)
     assert files.load(tmp_path / "last")(torch.zeros(1, 1, 48, 48)).shape == (1, 3, 48, 48)
+
+
+def test_the_bar_of_an_evaluation_is_gone_before_anything_else_is_said(tree, tmp_path, capsys):
+    trained(tree, tmp_path)
+    progress = Progress()
+    runs.prepare(Recipe(tree), tmp_path, progress).evaluate()
+    assert progress.evaluation is None
+    assert capsys.readouterr().err.endswith("\r")
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
@@ -152,8 +153,7 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
     todo = [cell for cell in (grid.cells if only is None else only) if cell.result() is None]
     for cell in {cell.variant: cell for cell in todo}.values():
         cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
-    progress = Progress(len(todo))
-    try:
+    with closing(Progress(len(todo))) as progress:
         for cell in todo:
             try:
                 with claimed(cell.folder, cell.recipe):
@@ -165,8 +165,6 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
             except FloatingPointError as error:
                 yield f"stopped {cell.name}: {error}"
             progress.end()
-    finally:
-        progress.close()
 
 
 def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:

@@ -18,7 +18,8 @@ class Progress(Callback):
 
     def __init__(self, runs: int = 1) -> None:
         self.runs, self.name, self.done = runs, "", 0
-        self.bar: Any = None
+        self.bar: Any = None  # over the trainings
+        self.evaluation: Any = None  # over an evaluation by itself
 
     def begin(self, name: str) -> None:
         """A run of this name comes next."""
@@ -30,8 +31,10 @@ class Progress(Callback):
 
     def close(self) -> None:
         """All runs are over."""
-        if self.bar is not None:
-            self.bar.close()
+        for bar in (self.bar, self.evaluation):
+            if bar is not None:
+                bar.close()
+        self.bar = self.evaluation = None
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         if self.bar is None and trainer.is_global_zero:
@@ -78,15 +81,17 @@ class Progress(Callback):
         self._evaluate(trainer, trainer.num_predict_batches)
 
     def _evaluate(self, trainer: Trainer, batches: list[int | float]) -> None:
-        if self.bar is None and trainer.is_global_zero and not trainer.training:
-            self.bar = tqdm(total=sum(batches), desc="evaluation", mininterval=0.5, leave=False)
-
-    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
-        if self.runs == 1:
-            self.close()
+        if self.bar is None and trainer.is_global_zero:
+            self.evaluation = tqdm(total=sum(batches), desc="evaluation", mininterval=0.5, leave=False)
 
     def _step(self, trainer: Trainer, *about: object) -> None:
-        if self.bar is not None and not trainer.training and not self.name:
-            self.bar.update(1)
+        if self.evaluation is not None:
+            self.evaluation.update(1)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _step  # type: ignore[assignment]
+
+    def _evaluated(self, trainer: Trainer, *about: object) -> None:
+        if self.evaluation is not None:
+            self.close()
+
+    on_validation_end = on_test_end = on_predict_end = on_exception = _evaluated  # type: ignore[assignment]

@@ -10,7 +10,7 @@ pytest.importorskip("pytorch_lightning")
 pytest.importorskip("sklearn")
 
 from glore import cli
-from glore.train import recipe as recipes
+from glore.train import recipe, tree
 
 
 def glore(capsys, *arguments):
@@ -37,7 +37,7 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
     command.arguments(parser)
     _, flags = parser.parse_known_args(command.example.split()[2:])
     if name in ("demo", "compare", "fit", "recipe"):
-        recipes.Recipe(recipes.read(["--config", "digits", *flags]))
+        recipe.Recipe(tree.read(["--config", "digits", *flags]))
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,10 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["fit", "--config", "digits", "--model.net.units={res9: 1}"], "res9"),
         (["fit", "--config", "digits", "--data.batch_size", "99999"], "data.batch_size=99999"),
         (["compare", "--config", "digits", "--variant", "glroe"], "did you mean 'glore'?"),
+        (["fit", "--config", "digits", "--variant", "glroe"], "did you mean 'glore'?"),
         (["compare", "--config", "digits", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
         (["test", "--out", "nowhere"], "--out nowhere holds no run"),
-        (["predict"], "the following arguments are required: --out"),
+        (["predict"], "give --out DIR, the folder of a run, or --config RECIPE"),
         (["recipe", "digit"], "did you mean digits?"),
         (["demo", "--epoch", "1"], "unknown key epoch: did you mean epochs?"),
         (["compare", "--config", "digits", "--seed", "-1"], "seed_everything=-1 must be in 0"),
@@ -84,7 +85,7 @@ def test_a_recipe_with_all_its_keys(capsys):
     code, out, _ = glore(capsys, "recipe", "digits", "--epochs", "9")
     assert code == 0
     assert yaml.safe_load(out)["trainer"]["max_epochs"] == 9
-    assert glore(capsys, "recipe")[1].split() == recipes.names()
+    assert glore(capsys, "recipe")[1].split() == tree.names()
 
 
 def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
@@ -96,7 +97,7 @@ def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
         assert "iou_odd" in said
     code, _, err = glore(capsys, "test", "--out", out, "--weights", tmp_path / "absent.safetensors")
     assert code == 2
-    assert "absent.safetensors': give last, best or the path of a .safetensors file" in err
+    assert "absent.safetensors': give last, best, start or the path of a .safetensors file" in err
     assert glore(capsys, "predict", "--out", out, "--to", tmp_path / "masks")[0] == 0
     assert len(list((tmp_path / "masks").glob("*.png"))) == 48
 

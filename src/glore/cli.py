@@ -151,12 +151,18 @@ def _demo_options(parser: Parser) -> None:
 def _running(parser: Parser) -> None:
     _recipe(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument("--variant", action=Once, help="one of those that the recipe compares")
 
 
 def _using(parser: Parser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of a run that `glore fit` made")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of a run that `glore fit` made")
     parser.add_argument("--config", action=Once, metavar="RECIPE", help="another recipe than the run's own")
-    parser.add_argument("--weights", default="last", metavar="W", help="last (default), best, or a .safetensors file")
+    parser.add_argument(
+        "--weights",
+        default="last",
+        metavar="W",
+        help="last (default), best, a .safetensors file, or start: what the recipe's network starts with",
+    )
 
 
 def _predicting(parser: Parser) -> None:
@@ -177,26 +183,27 @@ def _named(parser: Parser) -> None:
 
 def demo(options: argparse.Namespace, flags: list[str]) -> int:
     """Compare a plain network with squeeze-and-excitation, non-local and GloRe on the odd digit."""
-    from glore.train import recipe
+    from glore.train import recipe, tree
 
-    tree = _compared("digits", flags)
-    variants = recipe.Recipe(tree).comparison.demo or []
-    recipe.put(tree, "compare.seeds", [options.seed])
-    return _compare(tree, options.out, variants, [options.seed])
+    compared = _compared("digits", flags)
+    variants = recipe.Recipe(compared).comparison.demo or []
+    tree.put(compared, "compare.seeds", [options.seed])
+    return _compare(compared, options.out, variants, [options.seed])
 
 
 def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Run the cells that are not finished, then tell what came out."""
-    tree = _compared(options.config, flags)
-    return _compare(tree, options.out or _default_out(options.config), options.variant, options.seed)
+    return _compare(
+        _compared(options.config, flags), options.out or _default_out(options.config), options.variant, options.seed
+    )
 
 
 def _compared(config: str, flags: list[str]) -> dict[str, object]:
-    from glore.train import recipe
+    from glore.train import tree
 
     if any(flag.partition("=")[0] == "--seed_everything" for flag in flags):
         raise ValueError("--seed_everything: a comparison has a seed for each cell; give --seed N, or compare.seeds")
-    return recipe.read(["--config", config, *flags])
+    return tree.read(["--config", config, *flags])
 
 
 def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:
@@ -219,11 +226,14 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
 
 def fit(options: argparse.Namespace, flags: list[str]) -> int:
     """Train, or go on where it stopped."""
-    from glore.train import recipe, run
+    from glore.train import recipe, run, tree
     from glore.train.progress import Progress
 
     out = options.out or _default_out(options.config)
-    parsed = recipe.Recipe(recipe.read(["--config", options.config, *flags]))
+    values = tree.read(["--config", options.config, *flags])
+    if options.variant:
+        values = recipe.Recipe(values).comparison.varied(values, options.variant)
+    parsed = recipe.Recipe(values)
     with run.claimed(out, parsed), closing(Progress()) as progress:
         progress.begin(out.name)
         run.prepare(parsed, out, progress).fit()
@@ -254,16 +264,18 @@ def test(options: argparse.Namespace, flags: list[str]) -> int:
 
 def predict(options: argparse.Namespace, flags: list[str]) -> int:
     """Write predictions for pictures, or for the test split."""
+    this = _of_folder(options, flags)
     folder = options.to or options.out / "predictions"
-    rows = _of_folder(options, flags).predict(folder, options.weights, options.paths)
+    rows = this.predict(folder, options.weights, options.paths)
     for row in rows if options.paths else ():
-        print(f"\n{row['name']}")
+        print(row["name"])
         if "error" in row:
             print(f"  {row['error']}")
         for place in range(1, 6):
             if f"class_{place}" in row:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
-    print(f"\n{len(rows)} predictions in {folder}" if options.paths else f"{len(rows)} predictions in {folder}")
+        print()
+    print(f"{len(rows)} predictions in {folder}")
     return 1 if any("error" in row for row in rows) else 0
 
 
@@ -271,13 +283,13 @@ def show_recipe(options: argparse.Namespace, flags: list[str]) -> int:
     """Print a recipe with every value, or the names of all."""
     import yaml
 
-    from glore.train import recipe
+    from glore.train import recipe, tree
 
     if options.name is None:
-        print("\n".join(recipe.names()))
+        print("\n".join(tree.names()))
         return 0
-    tree = recipe.read(["--config", options.name, *flags])
-    print(yaml.safe_dump(recipe.Recipe(tree).resolved, sort_keys=False), end="")
+    parsed = recipe.Recipe(tree.read(["--config", options.name, *flags]))
+    print(yaml.safe_dump(parsed.resolved, sort_keys=False), end="")
     return 0
 
 
@@ -286,13 +298,17 @@ def _default_out(config: str) -> Path:
 
 
 def _of_folder(options: argparse.Namespace, flags: list[str]) -> Run:
-    from glore.train import recipe, run
+    from glore.train import recipe, run, tree
     from glore.train.progress import Progress
 
-    config = options.config or str(options.out / run.RECIPE)
-    if not options.config and not (options.out / run.RECIPE).is_file():
+    if not options.out and not options.config:
+        raise ValueError("give --out DIR, the folder of a run, or --config RECIPE")
+    options.out = options.out or _default_out(options.config)
+    own = options.out / run.RECIPE
+    if not options.config and not own.is_file():
         raise FileNotFoundError(f"--out {options.out} holds no run: train one with glore fit --config RECIPE --out DIR")
-    return run.prepare(recipe.Recipe(recipe.read(["--config", config, *flags])), options.out, Progress(), empty=True)
+    parsed = recipe.Recipe(tree.read(["--config", options.config or str(own), *flags]))
+    return run.prepare(parsed, options.out, Progress(), empty=options.weights != "start")
 
 
 def _print_scores(scores: dict[str, float]) -> None:

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("matplotlib")
 from glore.show import figures, report
 from glore.train import compare
-from glore.train.recipe import put
+from glore.train.tree import put
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -60,6 +60,7 @@ def page(tmp_path_factory):
         "compare": {
             "note": "a < b & c",
             "seeds": [0, 1],
+            "published": {"glore": 0.918},
             "variants": {"plain": {}, "glore": {"model.net.unit": "glore.GloRe2d"}},
         },
     }
@@ -91,6 +92,8 @@ def test_the_page_says_what_the_files_say(page):
     scores = [line.split(",") for line in (page.parent / "results.csv").read_text().splitlines()[1:]]
     plain = [100 * float(line[5]) for line in scores if line[0] == "plain"]
     assert f"{sum(plain) / 2:.1f} ± " in text
+    assert "published" in text
+    assert "91.8" in text
 
 
 @pytest.mark.unchecked

@@ -10,7 +10,7 @@ from glore.show import report
 from glore.train import compare
 from glore.train import run as runs
 from glore.train.blame import RecipeError
-from glore.train.recipe import put
+from glore.train.tree import put
 
 
 def ran(tree, out, *variants):

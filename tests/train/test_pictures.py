@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 import glore
 from glore.cli import main
 from glore.train import run as runs
-from glore.train.recipe import Recipe, put, read
+from glore.train.recipe import Recipe
 from glore.train.task import new_parts
+from glore.train.tree import put, read
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
 
@@ -66,6 +67,20 @@ def test_from_a_folder_to_predictions(pictures, tmp_path, capsys):
     assert rows[1]["class_1"] == ""
     assert "cannot be read" in rows[1]["error"]
     assert {row["class_1"] for row in rows[2:]} == {"blue"}
+
+
+def test_a_networks_first_weights_need_no_run(pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    source = flags(pictures, "--model.net.units", "{layer2: 1}")
+    assert main(["fit", *source, "--variant", "plain", "--out", "plain", "--epochs", "1"]) == 0
+    weights = ("--model.net.pretrained", "plain/last.safetensors")
+    capsys.readouterr()
+    assert main(["test", "--out", "plain"]) == 0
+    scores = capsys.readouterr().out.partition("plain/")[0]
+    assert main(["test", *source, *weights, "--weights", "start"]) == 0  # units are the identity
+    assert capsys.readouterr().out.startswith(scores)
+    assert main(["predict", str(pictures / "red"), *source, *weights, "--weights", "start"]) == 0
+    assert "20 predictions in runs/finetune/predictions" in capsys.readouterr().out
 
 
 def test_the_classes_are_the_folders(pictures):

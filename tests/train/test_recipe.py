@@ -6,16 +6,17 @@ import json
 import pytest
 import yaml
 
-from glore.train import recipe as recipes
+from glore.train import tree as trees
 from glore.train.blame import RecipeError
-from glore.train.recipe import Recipe, put, read
+from glore.train.recipe import Recipe
+from glore.train.tree import put, read
 
 
 def net_of(tree):
     return Recipe(tree).constructor["init_args"]
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", trees.names())
 def test_shipped_recipes_parse_with_all_their_variants(name):
     tree = read(["--config", name])
     comparison = Recipe(tree).comparison
@@ -49,7 +50,7 @@ def test_shipped_recipes_parse_with_all_their_variants(name):
     ],
 )
 def test_flags_change_values(recipe_path, flags, key, value):
-    assert recipes.flat(Recipe(read(["--config", str(recipe_path), *flags])).resolved)[key] == value
+    assert trees.flat(Recipe(read(["--config", str(recipe_path), *flags])).resolved)[key] == value
 
 
 def test_the_seed_is_the_datas_too(recipe_path):

@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from glore.train import run as runs
 from glore.train.blame import RecipeError
 from glore.train.progress import Progress
-from glore.train.recipe import Recipe, put
+from glore.train.recipe import Recipe
+from glore.train.tree import put
 from glore.weights import files
 
 

@@ -121,6 +121,26 @@ def _part(paths: list[Path], split: str, cut: list[str], share: float) -> list[P
     return sorted(drawn[start : start + each])
 
 
+class ImageNet(ImageFolder):
+    """ImageNet-1k in its standard folders, `root/train/n01440764/…` and `root/val/…`, with classes by what they show.
+
+    Arguments: `ImageFolder`. Another number of folders than a thousand keeps their names for its classes.
+    """
+
+    def __init__(self, split: str, root: str, preset: Preset | None = None) -> None:
+        super().__init__(split, root, preset)
+        names = self.names()
+        if len(self.classes) == len(names):
+            self.classes = names
+
+    @staticmethod
+    def names() -> list[str]:
+        """The names of the thousand classes, in order."""
+        from torchvision.models import ResNet50_Weights  # takes seconds
+
+        return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
 class ImageList(Pictures):
     """Pictures in list files, a line each: a path from `root`, white space, and a class by number or name.
 

@@ -22,8 +22,9 @@ class Preset:
 
     Args:
         size: of the square that the network sees, in pixels.
-        mean: of the channels, taken from values in [0, 1].
-        std: of the channels.
+        mean: of the channels, taken from values in [0, 1]. By default ImageNet's; in a recipe, what the network's
+            pretrained weights were made with, if it is one of timm's.
+        std: of the channels; likewise.
         views: of a picture in testing, whose probabilities are averaged: 1, the centre; 2, it and its mirror image; 10,
             centre and corners and their mirror images.
 
@@ -34,10 +35,11 @@ class Preset:
     def __init__(
         self,
         size: int = 224,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         views: Literal[1, 2, 10] = 1,
     ) -> None:
+        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
         if size < 1:
             raise ValueError(f"size={size} must be at least 1 pixel")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -117,8 +119,8 @@ class Small(Preset):
     def __init__(
         self,
         size: int = 32,
-        mean: Sequence[float] = CIFAR_MEAN,
-        std: Sequence[float] = CIFAR_STD,
+        mean: Sequence[float] | None = CIFAR_MEAN,
+        std: Sequence[float] | None = CIFAR_STD,
         views: Literal[1, 2, 10] = 1,
     ) -> None:
         super().__init__(size, mean, std, views)

@@ -224,6 +224,26 @@ def _file(path: Path | str) -> Path:
     return Path(path)
 
 
+def statistics(builder: Callable[..., nn.Module], name: str | None = None) -> dict[str, list[float]]:
+    """Mean and standard deviation of the channels that the weights which timm has for a network were made with.
+
+    Args:
+        builder: `backbone`, one of the paper's networks, or anything else, of which nothing is known.
+        name: of the network in timm, for `backbone`.
+
+    Example:
+        >>> statistics(resnet50)
+        {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
+    """
+    name = name if builder is backbone else getattr(builder, "timm_name", None)
+    if name is None:
+        return {}
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return {} if config is None else {"mean": list(config.mean), "std": list(config.std)}
+
+
 def _named(paper: str, timm_name: str, **fixed: Any) -> Callable[..., nn.Module]:
     def build(
         units: Units | None = None,
@@ -235,6 +255,7 @@ def _named(paper: str, timm_name: str, **fixed: Any) -> Callable[..., nn.Module]
         return backbone(timm_name, units, unit, classes, pretrained, {**fixed, **(options or {})})
 
     build.__name__ = build.__qualname__ = paper
+    build.timm_name = timm_name  # type: ignore[attr-defined]
     build.__doc__ = f"The paper's {paper}: timm's `{timm_name}`. Arguments: `backbone`."
     return build
 

@@ -40,7 +40,7 @@ def results(grid: Grid) -> str:
             text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
         with files.replacing(grid.out / "verdict.txt") as draft:
             draft.write_text(text + "\n")
-    return f"{_text_table(_summary(rows))}\n\n{text}\n\nresults: {grid.out / 'results.csv'}"
+    return f"{_text_table(_summary(grid, rows))}\n\n{text}\n\nresults: {grid.out / 'results.csv'}"
 
 
 def page(grid: Grid) -> Path:
@@ -78,8 +78,9 @@ def _about(grid: Grid, verdicts: list[Verdict]) -> str:
     return f"{grid.metric} on the test split, in points, with its 95 % interval{caveat}"
 
 
-def _summary(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """A row a variant: each score as mean ± standard deviation over seeds in points, then what it costs."""
+    published = grid.comparison.published
     variants = dict.fromkeys(row["variant"] for row in rows)
     out = []
     for variant in variants:
@@ -88,6 +89,8 @@ def _summary(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         for name in own[0]:
             if name not in ("variant", "seed", *COUNTS):
                 line[name] = _mean([100 * row[name] for row in own])
+        if published:
+            line["published"] = f"{100 * published[variant]:.1f}" if variant in published else ""
         line["parameters"] = f"{own[0]['parameters']:,}"
         line["M multiply-adds"] = f"{own[0]['multiply_adds'] / 1e6:.1f}"
         line["ms a step"] = f"{statistics.mean(row['step_ms'] for row in own):.1f}"
@@ -137,7 +140,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         or "<li>The baseline and another variant have not both run yet.</li>",
         note=html.escape(grid.comparison.note),
         about=html.escape(_about(grid, verdicts)),
-        table=_table(_summary(rows), colour, metric),
+        table=_table(_summary(grid, rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
         legend=_legend(finished[0][1]["classes"]) if pictures and scenes[0][1].dim() else "",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,10 @@ from glore.train import verdict
 from glore.train.blame import RecipeError
 from glore.train.data import Draw, Seeded
 from glore.train.progress import Progress
-from glore.train.recipe import Comparison, Recipe, Tree, put
+from glore.train.recipe import Comparison, Recipe
 from glore.train.run import RESULT, SAMPLES, BusyError, Run, claimed, prepare
 from glore.train.task import Task
+from glore.train.tree import Tree, put
 
 CONTROL = "plain+conv"
 
@@ -83,15 +82,8 @@ class Grid:
         Raises:
             RecipeError: there is no such variant; the message lists them.
         """
-        known = self.comparison.variants
         for name in variants:
-            if name not in known:
-                near = get_close_matches(name, known, n=1)
-                raise RecipeError(
-                    f"--variant {name}: the recipe has no such variant"
-                    + (f"; did you mean {near[0]!r}?" if near else "")
-                    + f" (it has {', '.join(known)})"
-                )
+            self.comparison.check(name)
         return [
             cell
             for cell in self.cells
@@ -122,19 +114,13 @@ def grid(tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
         twins = next(name for name in variants if name not in slugs.values())
         raise RecipeError(f"two variants would share the folder {_slug(twins)}: rename {twins!r}")
     found = [int(match[1]) for folder in out.glob("*/seed*") if (match := re.fullmatch(r"seed(\d+)", folder.name))]
-    cells = [
-        Cell(name, seed, Recipe(_variant(tree, variants[name], seed)), out / _slug(name) / f"seed{seed}")
-        for seed in sorted({*comparison.seeds, *seeds, *found})
-        for name in dict.fromkeys((baseline, *variants))
-    ]
+    cells = []
+    for seed in sorted({*comparison.seeds, *seeds, *found}):
+        for name in dict.fromkeys((baseline, *variants)):
+            varied = comparison.varied(tree, name)
+            put(varied, "seed", seed)
+            cells.append(Cell(name, seed, Recipe(varied), out / _slug(name) / f"seed{seed}"))
     return Grid(comparison, cells, out)
-
-
-def _variant(tree: Tree, puts: dict[str, Any], seed: int) -> Tree:
-    tree = copy.deepcopy(tree)
-    for key, value in {**puts, "seed": seed}.items():
-        put(tree, key, value)
-    return tree
 
 
 def _slug(name: str) -> str:

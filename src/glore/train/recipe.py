@@ -1,4 +1,4 @@
-"""A recipe: a YAML file that names a task, its data and its trainer by import path, and flags that override it."""
+"""A recipe: a YAML file that names a task, its data and its trainer by import path; `tree.py` reads it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ import hashlib
 import importlib
 import importlib.resources
 import json
-import re
-import sys
 from argparse import ArgumentError
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from glore.train.blame import SHORT, RecipeError, blame
+from glore.nets.images import statistics
+from glore.train.blame import RecipeError, blame
 from glore.train.data import Data
 from glore.train.folder import Keep, WholeFiles
 from glore.train.progress import Progress
 from glore.train.task import Task
+from glore.train.tree import Tree, flat, put
 from glore.weights import files
 
-Tree = dict[str, Any]
-
-RECIPES = importlib.resources.files("glore") / "recipes"
 # What changes where or how a run runs, but not what it computes: left out of the hash, free to change in a folder
 ELSEWHERE = {
     *(f"data.{key}" for key in ("workers", "eval_batch_size", "seed", "dataset.init_args.root")),
@@ -72,6 +67,7 @@ class Comparison:
         seeds: of the cells: initial weights, order and augmentation of the data.
         variants: by name, what each puts into the recipe: `{"plain": {"model.net.unit": None}}`.
         demo: the variants of `glore demo`.
+        published: the score of a variant that its authors report, to show beside the measured one.
         note: what a reader of the result should know.
     """
 
@@ -81,122 +77,26 @@ class Comparison:
     seeds: list[int] = field(default_factory=lambda: [0, 1])
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     demo: list[str] | None = None
+    published: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
+    def check(self, variant: str) -> None:
+        """Refuse a variant that the recipe does not have."""
+        if variant not in self.variants:
+            near = get_close_matches(variant, self.variants, n=1)
+            raise RecipeError(
+                f"--variant {variant}: the recipe has no such variant"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + (f" (it has {', '.join(self.variants)})" if self.variants else "")
+            )
 
-def names() -> list[str]:
-    """The names of the shipped recipes."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
-
-
-def find(name: str) -> str:
-    """The path of a recipe given by path, or by name among the shipped ones.
-
-    Raises:
-        RecipeError: there is neither; the message lists the names.
-    """
-    if Path(name).is_file():
-        return name
-    if name in names():
-        return str(RECIPES / f"{name}.yaml")
-    near = get_close_matches(name, names(), n=1)
-    raise RecipeError(
-        f"--config {name}: no such file, and no shipped recipe of that name"
-        + (f"; did you mean {near[0]}?" if near else "")
-        + f" (shipped: {', '.join(names())})"
-    )
-
-
-def read(flags: Sequence[str]) -> Tree:
-    """The recipe that flags name with `--config`, with the values that the other flags put into it.
-
-    Args:
-        flags: as on the command line: `["--config", "digits", "--seed", "1", "--model.net.unit=null"]`. Values are
-            YAML. `--trainer.callbacks+=NAME` appends to a list, and later flags give arguments of what was appended.
-
-    Raises:
-        RecipeError: there is no such recipe, it is not YAML, or a flag has no value.
-    """
-    pairs = _pairs(flags)
-    configs = [value for key, value in pairs if key == "config"]
-    if len(configs) != 1:
-        raise RecipeError(f"--config is needed once: a path, or a shipped recipe ({', '.join(names())})")
-    path = find(configs[0])
-    for folder in (Path.cwd(), Path(path).resolve().parent):  # classes of the user's own lie beside the recipe
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
-    try:
-        tree = yaml.load(Path(path).read_text(), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    if not isinstance(tree, dict):
-        raise RecipeError(f"{path} is not a recipe: it must have the keys model, data and trainer")
-    for key, value in pairs:
-        if key != "config":
-            try:
-                put(tree, key, yaml.load(value, _Loader))
-            except yaml.YAMLError as error:
-                raise RecipeError(f"--{key} {value} is not YAML: {' '.join(str(error).split())}") from error
-    return tree
-
-
-def put(tree: Tree, key: str, value: Any) -> None:
-    """Put a value under a dotted key; keys lead into the arguments of what a class path names.
-
-    Example:
-        >>> tree = {"net": {"class_path": "nets.small", "init_args": {"unit": "GloRe2d"}}}
-        >>> put(tree, "net.unit.graph_layers", 2)
-        >>> tree["net"]["init_args"]["unit"]
-        {'class_path': 'GloRe2d', 'init_args': {'graph_layers': 2}}
-    """
-    node: Any = tree
-    *path, last = SHORT.get(key, key).removesuffix("+").split(".")
-    for name in path:
-        node = _arguments(node, name)
-        if isinstance(node.get(name), list) and node[name]:
-            if not isinstance(node[name][-1], dict):
-                node[name][-1] = {"class_path": node[name][-1]}
-            node = node[name][-1]
-            continue
-        if not isinstance(node.get(name), dict):
-            node[name] = {"class_path": node[name]} if isinstance(node.get(name), str) else {}
-        node = node[name]
-    node = _arguments(node, last)
-    if key.endswith("+"):
-        node[last] = [*(node.get(last) or []), *(value if isinstance(value, list) else [value])]
-    else:
-        node[last] = value
-
-
-def _arguments(node: Tree, name: str) -> Tree:
-    if "class_path" not in node or name in ("class_path", "init_args"):
-        return node
-    return node.setdefault("init_args", {})
-
-
-def _pairs(flags: Sequence[str]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    rest = list(flags)
-    while rest:
-        flag = rest.pop(0)
-        name, equals, value = flag.partition("=")
-        if not name.startswith("-") or not name.strip("-"):
-            raise RecipeError(f"{flag!r} is no flag: flags are --key value or --key=value")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise RecipeError(f"{flag} needs a value: {flag} VALUE")
-            value = rest.pop(0)
-        pairs.append((name.lstrip("-"), value))
-    return pairs
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+    def varied(self, tree: Tree, variant: str) -> Tree:
+        """The recipe with what a variant puts into it."""
+        self.check(variant)
+        tree = copy.deepcopy(tree)
+        for key, value in self.variants[variant].items():
+            put(tree, key, value)
+        return tree
 
 
 class Recipe(LightningCLI):
@@ -239,8 +139,21 @@ class Recipe(LightningCLI):
             self.config = parser.parse_object(args)
         except ArgumentError as error:
             raise RecipeError(blame(str(error), args)) from error
+        self._take_statistics()
         with suppress(FileNotFoundError):  # a recipe may be looked at without its data
             self._count_classes()
+
+    def _take_statistics(self) -> None:
+        """Give a preset that leaves its mean and std open those of the network's pretrained weights."""
+        preset = self.config.data.get("dataset.init_args.preset")
+        arguments = preset.get("init_args") if preset is not None else None
+        net = self.config.model.get("init_args.net")
+        if not arguments or net is None:
+            return
+        name = (net.get("init_args") or {}).get("name")
+        for key, value in statistics(_imported(net.class_path), name).items():
+            if key in arguments and arguments[key] is None:
+                arguments[key] = value
 
     def _count_classes(self) -> None:
         """Give a network whose `classes` are left open as many as its data have."""
@@ -274,8 +187,12 @@ class Recipe(LightningCLI):
     @property
     def task_class(self) -> type[Task]:
         """The task's class."""
-        module, _, name = self.config.model.class_path.rpartition(".")
-        return getattr(importlib.import_module(module), name)
+        return _imported(self.config.model.class_path)
+
+    @property
+    def dataset_class(self) -> Any:
+        """What makes the datasets."""
+        return _imported(self.config.data.dataset.class_path)
 
     @property
     def hash(self) -> str:
@@ -344,12 +261,9 @@ class Recipe(LightningCLI):
             raise RecipeError(str(reason)) from error
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, its keys joined by dots."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
-    return leaves
+def _imported(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _named(value: Any) -> str:

@@ -24,8 +24,9 @@ from glore.train.data import Data
 from glore.train.folder import CLASSES, RESUME, Keep, locked
 from glore.train.predict import Write
 from glore.train.progress import Progress
-from glore.train.recipe import Recipe, read
+from glore.train.recipe import Recipe
 from glore.train.task import Task
+from glore.train.tree import read
 from glore.weights import files
 
 RECIPE, RESULT, SAMPLES = "recipe.yaml", "result.json", "samples.safetensors"
@@ -107,12 +108,12 @@ class Run:
         with quiet():
             self.trainer.fit(self.task, datamodule=self.data, ckpt_path=str(resume) if resume.is_file() else None)
 
-    def evaluate(self, split: Literal["val", "test"] = "test", weights: str | Path | None = "last") -> dict[str, float]:
+    def evaluate(self, split: Literal["val", "test"] = "test", weights: str | Path = "last") -> dict[str, float]:
         """The scores on a split; what each sample added stays in `task.samples`.
 
         Args:
             split: which.
-            weights: `"last"`, `"best"`, the path of a safetensors file, or None for those that the network has.
+            weights: `"last"`, `"best"`, the path of a safetensors file, or `"start"` for those that the network has.
 
         Raises:
             FileNotFoundError: there are no such weights.
@@ -124,17 +125,17 @@ class Run:
             (logged,) = evaluate(self.task, datamodule=self.data, verbose=False)
         return {name.removeprefix(f"{split}/"): score for name, score in logged.items() if name.startswith(split)}
 
-    def load(self, weights: str | Path | None) -> None:
-        """Load `"last"` or `"best"` weights of the folder, or those of a file."""
-        if weights is None:
+    def load(self, weights: str | Path) -> None:
+        """Load `"last"` or `"best"` weights of the folder, or those of a file; `"start"` leaves the network's own."""
+        if weights == "start":
             return
         if weights not in ("last", "best") and not Path(weights).is_file():
-            raise FileNotFoundError(f"weights {str(weights)!r}: give last, best or the path of a .safetensors file")
+            raise FileNotFoundError(
+                f"weights {str(weights)!r}: give last, best, start or the path of a .safetensors file"
+            )
         files.load_weights(self.task.net, self.folder / weights if weights in ("last", "best") else weights)
 
-    def predict(
-        self, folder: Path, weights: str | Path | None = "last", paths: Sequence[Path] = ()
-    ) -> list[dict[str, Any]]:
+    def predict(self, folder: Path, weights: str | Path = "last", paths: Sequence[Path] = ()) -> list[dict[str, Any]]:
         """Write predictions to a folder.
 
         Args:
@@ -163,12 +164,17 @@ class Run:
         """Pictures by path, as the run's own dataset takes them in testing."""
         from glore.data.images import Pictures, listed  # needs torchvision
 
-        names = self.folder / CLASSES
-        classes = names.read_text().splitlines() if names.is_file() else self.data.split("train").classes
         preset = self.recipe.resolved["data"]["dataset"].get("init_args", {}).get("preset")
         return Pictures(
-            [(path, None) for path in listed(paths)], classes, preset and files.construct(preset, trust=True)
+            [(path, None) for path in listed(paths)], self._classes(), preset and files.construct(preset, trust=True)
         )
+
+    def _classes(self) -> list[str]:
+        """The names of the classes: those that were trained, or what the data are known to have."""
+        trained, known = self.folder / CLASSES, getattr(self.recipe.dataset_class, "names", None)
+        if trained.is_file():
+            return trained.read_text().splitlines()
+        return known() if known is not None else list(self.data.split("train").classes)
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Test the last epoch's weights, and write the result and what each test sample added to it.

@@ -1,0 +1,142 @@
+"""A recipe's values as a tree: YAML, and flags that change it."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from glore.train.blame import SHORT, RecipeError
+
+Tree = dict[str, Any]
+
+RECIPES = importlib.resources.files("glore") / "recipes"
+
+
+def names() -> list[str]:
+    """The names of the shipped recipes."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def find(name: str) -> str:
+    """The path of a recipe given by path, or by name among the shipped ones.
+
+    Raises:
+        RecipeError: there is neither; the message lists the names.
+    """
+    if Path(name).is_file():
+        return name
+    if name in names():
+        return str(RECIPES / f"{name}.yaml")
+    near = get_close_matches(name, names(), n=1)
+    raise RecipeError(
+        f"--config {name}: no such file, and no shipped recipe of that name"
+        + (f"; did you mean {near[0]}?" if near else "")
+        + f" (shipped: {', '.join(names())})"
+    )
+
+
+def read(flags: Sequence[str]) -> Tree:
+    """The recipe that flags name with `--config`, with the values that the other flags put into it.
+
+    Args:
+        flags: as on the command line: `["--config", "digits", "--seed", "1", "--model.net.unit=null"]`. Values are
+            YAML. `--trainer.callbacks+=NAME` appends to a list, and later flags give arguments of what was appended.
+
+    Raises:
+        RecipeError: there is no such recipe, it is not YAML, or a flag has no value.
+    """
+    pairs = _pairs(flags)
+    configs = [value for key, value in pairs if key == "config"]
+    if len(configs) != 1:
+        raise RecipeError(f"--config is needed once: a path, or a shipped recipe ({', '.join(names())})")
+    path = find(configs[0])
+    for folder in (Path.cwd(), Path(path).resolve().parent):  # classes of the user's own lie beside the recipe
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    try:
+        tree = yaml.load(Path(path).read_text(), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{path} is not a recipe: it must have the keys model, data and trainer")
+    for key, value in pairs:
+        if key != "config":
+            try:
+                put(tree, key, yaml.load(value, _Loader))
+            except yaml.YAMLError as error:
+                raise RecipeError(f"--{key} {value} is not YAML: {' '.join(str(error).split())}") from error
+    return tree
+
+
+def put(tree: Tree, key: str, value: Any) -> None:
+    """Put a value under a dotted key; keys lead into the arguments of what a class path names.
+
+    Example:
+        >>> tree = {"net": {"class_path": "nets.small", "init_args": {"unit": "GloRe2d"}}}
+        >>> put(tree, "net.unit.graph_layers", 2)
+        >>> tree["net"]["init_args"]["unit"]
+        {'class_path': 'GloRe2d', 'init_args': {'graph_layers': 2}}
+    """
+    node: Any = tree
+    *path, last = SHORT.get(key, key).removesuffix("+").split(".")
+    for name in path:
+        node = _arguments(node, name)
+        if isinstance(node.get(name), list) and node[name]:
+            if not isinstance(node[name][-1], dict):
+                node[name][-1] = {"class_path": node[name][-1]}
+            node = node[name][-1]
+            continue
+        if not isinstance(node.get(name), dict):
+            node[name] = {"class_path": node[name]} if isinstance(node.get(name), str) else {}
+        node = node[name]
+    node = _arguments(node, last)
+    if key.endswith("+"):
+        node[last] = [*(node.get(last) or []), *(value if isinstance(value, list) else [value])]
+    else:
+        node[last] = value
+
+
+def _arguments(node: Tree, name: str) -> Tree:
+    if "class_path" not in node or name in ("class_path", "init_args"):
+        return node
+    return node.setdefault("init_args", {})
+
+
+def _pairs(flags: Sequence[str]) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    rest = list(flags)
+    while rest:
+        flag = rest.pop(0)
+        name, equals, value = flag.partition("=")
+        if not name.startswith("-") or not name.strip("-"):
+            raise RecipeError(f"{flag!r} is no flag: flags are --key value or --key=value")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise RecipeError(f"{flag} needs a value: {flag} VALUE")
+            value = rest.pop(0)
+        pairs.append((name.lstrip("-"), value))
+    return pairs
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, its keys joined by dots."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return leaves

@@ -161,3 +161,15 @@ def test_a_recipe_with_every_value_is_the_same_recipe(tree, tmp_path):
     path = tmp_path / "full.yaml"
     path.write_text(yaml.safe_dump(Recipe(tree).resolved))
     assert Recipe(read(["--config", str(path)])).hash == Recipe(tree).hash
+
+
+def test_a_variant_may_name_another_optimizer(recipe_path):
+    tree = read(["--config", str(recipe_path)])
+    adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.5}}
+    put(tree, "compare.variants", {"sgd": {"model.optimizer": {**adamw, "class_path": "torch.optim.SGD"}}})
+    recipe = Recipe(tree)
+    assert Recipe(recipe.resolved).comparison == recipe.comparison
+    task, _ = Recipe(recipe.comparison.varied(tree, "sgd")).make()
+    optimizer = task.make_optimizer(task.parameters())
+    assert type(optimizer).__name__ == "SGD"
+    assert optimizer.param_groups[0]["lr"] == 0.5

@@ -139,6 +139,9 @@ class Recipe(LightningCLI):
             self.config = parser.parse_object(args)
         except ArgumentError as error:
             raise RecipeError(blame(str(error), args)) from error
+        variants = (args.get("compare") or {}).get("variants")
+        if isinstance(variants, dict):  # as they stand: class paths in them would be filled with defaults of any class
+            self.config.compare.variants = copy.deepcopy(variants)
         self._take_statistics()
         with suppress(FileNotFoundError):  # a recipe may be looked at without its data
             self._count_classes()
@@ -249,6 +252,7 @@ class Recipe(LightningCLI):
     def _instantiated(self, empty: bool) -> Any:
         self._count_classes()
         config = copy.deepcopy(self.config)
+        config.compare.variants = {}  # jsonargparse would make what they name
         if empty and config.get("model.init_args.net.init_args.pretrained"):
             config.model.init_args.net.init_args.pretrained = False
         seed_everything(config.seed_everything, verbose=False)

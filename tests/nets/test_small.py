@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import glore
 from glore.nets.small import SmallResNet, small_classifier, small_segmenter
@@ -67,3 +68,16 @@ def test_blocks_are_pre_activation():
     torch.nn.init.zeros_(block.conv2.weight)
     x = torch.randn(1, 8, 5, 5)
     assert torch.equal(block(x), x)  # nothing stands between the shortcut and the sum
+
+
+def test_units_join_a_trained_network(tmp_path):
+    pytest.importorskip("timm")
+    trained = small_classifier(10).eval()
+    save_file(trained.state_dict(), tmp_path / "w.safetensors")
+    net = small_classifier(10, units={"res3": 1}, unit=glore.GloRe2d, pretrained=str(tmp_path / "w.safetensors")).eval()
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(net(x), trained(x))
+    with pytest.raises(ValueError, match="does not fit"):
+        small_classifier(9, pretrained=str(tmp_path / "w.safetensors"))
+    with pytest.raises(ValueError, match="give the path of a file"):
+        small_classifier(10, pretrained=True)

@@ -63,7 +63,10 @@ def test_what_a_run_leaves(tree, tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     assert set(result["metrics"]) == {"iou_background", "iou_common", "iou_odd", "miou"}
     assert result["step_ms"] > 0
-    assert load_file(tmp_path / "samples.safetensors")["counts"].shape == (48, 3, 3)
+    assert 0 < result["waiting"] < 1
+    counts = load_file(tmp_path / "samples.safetensors")["counts"]
+    assert counts.shape == (48, 3, 3)
+    assert counts.sum() == 48 * 48 * 48
     assert files.load(tmp_path / "last")(torch.zeros(1, 1, 48, 48)).shape == (1, 3, 48, 48)
 
 

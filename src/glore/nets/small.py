@@ -82,6 +82,7 @@ def small_segmenter(
     strides: Sequence[int] = (2, 1, 2),
     units: Mapping[str, int | Sequence[int]] | None = None,
     unit: Callable[[int], nn.Module] | None = None,
+    pretrained: str | bool = False,
 ) -> nn.Sequential:
     """A small network that gives each pixel a class: `SmallResNet`, then a 1×1 convolution and a pixel shuffle.
 
@@ -96,9 +97,10 @@ def small_segmenter(
         strides: of the first convolution, then of each stage.
         units: stage → how many units to spread over its blocks, or explicit block indices: `{"res3": 1}`.
         unit: makes a unit from its channels; None leaves the network plain.
+        pretrained: the path of a file with weights of this network without units; see `images.load_pretrained`.
 
     Raises:
-        ValueError: a stage is unknown or has fewer blocks than units.
+        ValueError: a stage is unknown or has fewer blocks than units, or the weights do not fit.
 
     Source: Shi et al., CVPR 2016 (arXiv 1609.05158), for the pixel shuffle.
 
@@ -119,7 +121,7 @@ def small_segmenter(
         nn.Conv2d(width, classes * stride**2, 1),
         nn.PixelShuffle(stride),
     )
-    return _with_units(net, units, unit, torch.zeros(1, channels, 8 * stride, 8 * stride))
+    return _with_units(net, units, unit, pretrained, torch.zeros(1, channels, 8 * stride, 8 * stride))
 
 
 def small_classifier(
@@ -130,6 +132,7 @@ def small_classifier(
     strides: Sequence[int] = (1, 1, 2, 2),
     units: Mapping[str, int | Sequence[int]] | None = None,
     unit: Callable[[int], nn.Module] | None = None,
+    pretrained: str | bool = False,
 ) -> nn.Sequential:
     """A small network that gives a picture a class: `SmallResNet`, then the mean over positions and a linear layer.
 
@@ -145,15 +148,22 @@ def small_classifier(
     net = nn.Sequential()
     net.backbone = SmallResNet(channels, widths, depths, strides)
     net.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-    return _with_units(net, units, unit, torch.zeros(1, channels, 32, 32))
+    return _with_units(net, units, unit, pretrained, torch.zeros(1, channels, 32, 32))
 
 
 def _with_units(
     net: nn.Sequential,
     units: Mapping[str, int | Sequence[int]] | None,
     unit: Callable[[int], nn.Module] | None,
+    pretrained: str | bool,
     example: Tensor,
 ) -> nn.Sequential:
+    if pretrained is True:
+        raise ValueError("pretrained=True: nobody publishes weights of this network; give the path of a file")
+    if pretrained:
+        from glore.nets.images import load_pretrained  # reads files with timm
+
+        load_pretrained(net, pretrained)
     if unit is None:
         return net
     if not units:

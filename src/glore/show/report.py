@@ -130,10 +130,12 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         if (own := [row for row in rows if row["variant"] == variant])
     }
     seeds = sorted({cell.seed for cell, _ in finished})
-    shown = [cell for cell, _ in finished if cell.seed == seeds[0]]
-    data = shown[0].recipe.make(empty=True)[1].split("test")
+    weights = "last.safetensors"  # which may have been deleted
+    shown = [cell for cell, _ in finished if cell.seed == seeds[0] and (cell.folder / weights).is_file()]
+    data = shown[0].recipe.make(empty=True)[1].split("test") if shown else []
     scenes = [tuple(map(torch.as_tensor, data[index])) for index in range(min(SCENES, len(data)))]
-    pictures = scenes[0][0].dim() > 2  # not of sequences
+    pictures = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
+    waiting = statistics.mean(result["waiting"] for _, result in finished)
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
         verdicts="".join(f"<li>{html.escape(v.figures)}: <strong>{html.escape(v.word)}</strong></li>" for v in verdicts)
@@ -148,6 +150,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         maps="".join(_maps(shown, scenes[0][0])) if pictures else "",
         seeds=", ".join(map(str, seeds)),
         samples_tested=len(finished[0][0].counts()),
+        waiting=f"{100 * waiting:.0f} %",
         versions=html.escape(
             f"glore {glore.__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
             f"{platform.machine()}, {torch.get_num_threads()} threads"

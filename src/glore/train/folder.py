@@ -15,6 +15,7 @@ import csv
 import fcntl
 import re
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,11 +81,13 @@ class Keep(Checkpoint):
         self.folder, self.metric = folder, metric
         self.curves: list[dict[str, float]] = []
         self.step_seconds: list[float] = []
+        self.waited = self.spent = 0.0  # seconds, for data and in all, of the epochs' batches
         self.stopped = False  # early, by another callback
         self.validated = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"curves": self.curves, "step_seconds": self.step_seconds, "stopped": self.stopped}
+        kept = ("curves", "step_seconds", "waited", "spent", "stopped")
+        return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for name, value in state_dict.items():
@@ -98,11 +101,14 @@ class Keep(Checkpoint):
 
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.validated = False
+        self.ended = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
         self.validated = True
+        self.ended = time.perf_counter()  # one amid an epoch is not training
 
     def on_train_batch_start(self, trainer: Trainer, task: LightningModule, batch: Any, batch_index: int) -> None:
+        self.waited += time.perf_counter() - self.ended
         self.timed = trainer.global_step < 10 or trainer.global_step % 10 == 0  # seldom: a device has to be waited for
         if self.timed:
             self.started = measure.now()
@@ -112,6 +118,14 @@ class Keep(Checkpoint):
     ) -> None:
         if self.timed:
             self.step_seconds.append(measure.now() - self.started)
+        now = time.perf_counter()
+        self.spent += now - self.ended
+        self.ended = now
+
+    @property
+    def waiting(self) -> float:
+        """The share of the training's time in which the process waited for data."""
+        return self.waited / self.spent if self.spent else float("nan")
 
     @property
     def step_ms(self) -> float:

@@ -192,13 +192,14 @@ class Run:
             "parameters": measure.parameters(self.task.net),
             "multiply_adds": measure.multiply_adds(self.task.net, example),
             "step_ms": kept.step_ms,
+            "waiting": kept.waiting,
             "hash": self.recipe.hash,
         }
         if self.trainer.is_global_zero:
-            samples = self.task.samples
+            counts = torch.stack(list(self.task.samples.values()))  # in order
+            smallest = next(t for t in (torch.uint8, torch.int32, torch.int64) if counts.max() <= torch.iinfo(t).max)
             with files.replacing(self.folder / SAMPLES) as draft:
-                counts = torch.stack(list(samples.values())).int()
-                save_file({"index": torch.tensor(list(samples)), "counts": counts}, draft)
+                save_file({"counts": counts.to(smallest)}, draft)
             with files.replacing(self.folder / RESULT) as draft:
                 draft.write_text(json.dumps(result, indent=2) + "\n")
         return result

@@ -5,7 +5,7 @@ EXTRAS ?= timm,show
 BIN := $(VENV)/bin
 ENV := $(VENV)/.made
 
-.PHONY: help demo env test check bench-units clean
+.PHONY: help demo env test check bench-units bench-networks clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -34,6 +34,9 @@ check: $(ENV)  ## Run linters, type checker and import contracts
 
 bench-units: $(ENV)  ## Measure every unit against the direct order (half an hour on 2 cores)
 	$(BIN)/python benchmarks/units.py
+
+bench-networks: $(ENV)  ## Count parameters and multiply-adds of the paper's networks (minutes)
+	$(BIN)/python benchmarks/networks.py
 
 clean:  ## Remove the environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

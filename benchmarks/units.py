@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 
+import page  # noqa: E402
 from glore import units  # noqa: E402
 from glore.measure import medians_ms  # noqa: E402
 from glore.units import products  # noqa: E402
@@ -51,7 +52,6 @@ RIVALS = {
     "GlobalContext": ("GlobalContext", {}),
 }
 TYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-MARKS = "<!-- units: begin -->", "<!-- units: end -->"
 
 
 def forward(unit: nn.Module, x: Tensor) -> None:
@@ -321,11 +321,7 @@ def main() -> None:
         results["threshold"] = measure_threshold(options.seconds)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(results, indent=1) + "\n")
-    text = tables(json.loads(options.out.read_text()))
-    page = ROOT / "docs" / "results.md"
-    before, rest = page.read_text().split(MARKS[0])
-    page.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")
-    print(text)
+    page.put("units", tables(json.loads(options.out.read_text())))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def blame(message: str, tree: dict[str, Any]) -> str:
         accepted = _accepted(tree, path)
         near = get_close_matches(name, [*accepted, *(SHORT if not path else ())], n=1)
         cure = f"did you mean {near[0]}?" if near else f"accepted there: {', '.join(accepted)}" if accepted else ""
-        return f"unknown key {_joined(path, name)}" + (f": {cure}" if cure else "")
+        key = _joined(path, name)
+        short = "".join(f" (--{flag})" for flag, full in SHORT.items() if full == key)
+        return f"unknown key {key}{short}" + (f": {cure}" if cure else "")
     if found := re.search(r"the following arguments are required: (.+)", message):
         return f"{_joined(path, found[1])} is missing: give it in the recipe or as --{_joined(path, found[1])} VALUE"
     value = _value(tree, path)

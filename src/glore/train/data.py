@@ -204,11 +204,12 @@ class Data(LightningDataModule):
             processes=self.trainer.world_size,
         )
         order.set_epoch(epoch)
+        workers = min(self.workers, math.ceil(len(order) / batch_size))  # a few photographs need not eight of them
         return DataLoader(
             Seeded(dataset, broken),
             batch_size=batch_size,  # by name: Lightning makes loaders again for prediction
             sampler=order,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -26,7 +26,7 @@ FEWER = {  # a dense stage hands on one map at its end and behind its transition
     "densenet121": ("2 + 2",),
     "xception41": ("0 + 3", "1 + 3"),
 }
-PRE_ACTIVATION = ("resnet50", "resnet101", "resnet152", "resnet200")
+POST_ACTIVATION = ("resnext101_32x4d", "se_resnet50", "se_resnet101")
 
 
 def as_published(net: nn.Module) -> nn.Module:
@@ -47,13 +47,13 @@ def main() -> None:
         f"Made by `make bench-networks`, timm {timm.__version__}, for pictures of {SIDE}×{SIDE} (the last two 32×32). "
         "Units are GloRe's default, n = c / 4 and s = c / 2 of the stage's output, in Res3 + Res4. Multiply-adds are "
         "those that run in evaluation mode, which in Res3 are the cheap order's; beside them those of the published "
-        "order. Networks in italics are not pre-activation ones in timm, or are from other papers.",
+        "order. Networks in italics are post-activation in timm, unlike the paper's.",
         "",
         "| network | units | parameters, 10⁶ | multiply-adds, 10⁹ | in the published order |",
         "|---|---|---|---|---|",
     ]
     for name in PAPER:
-        shown = name if name in PRE_ACTIVATION else f"*{name}*"
+        shown = f"*{name}*" if name in POST_ACTIVATION else name
         build = getattr(images, name)
         lines.append(row(shown, "–", build(unit=None)))
         lines += [row(shown, units, build(PLACES[units])) for units in FEWER.get(name, ("0 + 3", "2 + 3"))]

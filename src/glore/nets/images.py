@@ -265,7 +265,7 @@ resnet50 = _named("resnet50", "resnetv2_50")
 resnet101 = _named("resnet101", "resnetv2_101")
 resnet152 = _named("resnet152", "resnetv2_152")
 resnet200 = _named("resnet200", "resnetv2_152", layers=(3, 24, 36, 3))
-# timm has these with activation behind the addition only
+# timm has ResNeXt and SE-ResNet with activation behind the addition only
 resnext101_32x4d = _named("resnext101_32x4d", "resnext101_32x4d")
 se_resnet50 = _named("se_resnet50", "seresnet50")
 se_resnet101 = _named("se_resnet101", "seresnet101")

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 import glore
-from glore import probe
+from glore import measure, probe
 from glore.nets import images
 from glore.units import SqueezeExcite2d
 from glore.weights import files
@@ -67,8 +67,10 @@ def test_every_builder_passes_at_full_size(name):
 @pytest.mark.parametrize("name", ["resnet50", "densenet121", "dpn92"])
 def test_plain_networks_are_timms(name):
     ours = getattr(images, name)(unit=None)
-    theirs = {"resnet50": "resnetv2_50"}.get(name, name)
-    assert ours.state_dict().keys() == timm.create_model(theirs).state_dict().keys()
+    theirs = timm.create_model({"resnet50": "resnetv2_50"}.get(name, name))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert measure.parameters(ours) == measure.parameters(theirs)
+    assert measure.multiply_adds(ours, PICTURE) == measure.multiply_adds(theirs, PICTURE)
 
 
 def test_three_units_among_23_blocks_stand_where_they_were_published():

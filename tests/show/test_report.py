@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("matplotlib")
 from glore.show import figures, report
 from glore.train import compare
+from glore.train.recipe import Comparison
 from glore.train.tree import put
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -131,7 +132,45 @@ def test_a_map_is_red_above_its_median_and_blue_below():
 
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
     rows = [{"variant": "a", "seed": 0, "miou": float("nan"), "parameters": 1, "multiply_adds": 1, "step_ms": 1.0}]
-    assert "nan" in report._text_table(report._summary(rows))
+    grid = compare.Grid(Comparison(), [], tmp_path)
+    assert "nan" in report._text_table(report._summary(grid, rows))
+
+
+@pytest.fixture
+def classification(tree):
+    arguments = {"classes": 4, "widths": [8], "depths": [1], "strides": [2, 1]}
+    net = {"class_path": "glore.nets.small.small_classifier", "init_args": arguments}
+    tree["model"] = {"class_path": "glore.train.classify.Classify", "init_args": {"net": net}}
+    tree["data"]["dataset"] = {"class_path": "made.Blobs"}
+    units = {"model.net.units": {"res2": 1}, "model.net.unit": "glore.GloRe2d"}
+    tree["compare"] = {"variants": {"plain": {}, "glore": units}, "seeds": [0, 1]}
+    put(tree, "epochs", 1)
+    return tree
+
+
+def test_pictures_with_a_class_have_what_each_variant_says_below(tmp_path, classification):
+    grid = compare.grid(classification, tmp_path)
+    assert not list(compare.run(grid))
+    page = Page(report.page(grid).read_text())
+    said = [text for text in page.text if text.startswith("truth: ")]
+    assert len(said) == report.SCENES
+    assert sum(text.startswith("glore: ") for text in page.text) == report.SCENES
+    for weights in tmp_path.glob("*/seed*/last.safetensors"):  # results may be kept without them
+        weights.unlink()
+    assert "truth: " not in report.page(grid).read_text()
+
+
+def test_of_several_views_the_first_is_shown():
+    class Data:
+        views = 2
+
+        def __getitem__(self, index):
+            return torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 4, 4), index
+
+    sample, target = report._scene(Data(), 5)
+    assert sample.shape == (3, 4, 4)
+    assert not sample.any()
+    assert target == 5
 
 
 def test_sequences_have_a_page_without_pictures(tmp_path, tree):

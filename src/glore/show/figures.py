@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,15 +63,20 @@ def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], label:
         return _svg(figure)
 
 
-def cost(points: Mapping[str, tuple[float, float, float]], label: str, colour: Mapping[str, str]) -> str:
-    """A circle for each variant at (multiply-adds, score), its area its parameters, as SVG."""
+def cost(points: Mapping[str, tuple[float, Sequence[float], float]], label: str, colour: Mapping[str, str]) -> str:
+    """A circle for each variant at (multiply-adds, mean of scores), its area its parameters, as SVG.
+
+    A line spans the standard deviation of the scores, which are of several seeds.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 3.9), layout="constrained")
         axes = figure.subplots()
         most = max(parameters for _, _, parameters in points.values())
-        for name, (multiply_adds, score, parameters) in points.items():
-            area = 900 * parameters / most
-            axes.scatter(multiply_adds / 1e6, score, s=area, color=colour[name], alpha=0.75, linewidth=0, label=name)
+        for name, (multiply_adds, scores, parameters) in points.items():
+            x, y, area = multiply_adds / 1e6, statistics.mean(scores), 900 * parameters / most
+            axes.scatter(x, y, s=area, color=colour[name], alpha=0.75, linewidth=0, label=name)
+            if len(scores) > 1:
+                axes.errorbar(x, y, statistics.stdev(scores), color=colour[name], capsize=3)
         axes.set(xlabel="million multiply-adds a sample", ylabel=label)
         axes.margins(0.15, 0.2)
         legend = figure.legend(**LEGEND)

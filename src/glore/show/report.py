@@ -125,7 +125,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     }
     series = {variant: [points for points in seeds if points] for variant, seeds in series.items()}
     points = {
-        variant: (own[0]["multiply_adds"], 100 * statistics.mean(row[metric] for row in own), own[0]["parameters"])
+        variant: (own[0]["multiply_adds"], [100 * row[metric] for row in own], own[0]["parameters"])
         for variant in variants
         if (own := [row for row in rows if row["variant"] == variant])
     }
@@ -133,8 +133,9 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     weights = "last.safetensors"  # which may have been deleted
     shown = [cell for cell, _ in finished if cell.seed == seeds[0] and (cell.folder / weights).is_file()]
     data = shown[0].recipe.make(empty=True)[1].split("test") if shown else []
-    scenes = [tuple(map(torch.as_tensor, data[index])) for index in range(min(SCENES, len(data)))]
+    scenes = [_scene(data, len(data) * i // SCENES) for i in range(min(SCENES, len(data)))]
     pictures = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
+    labels = pictures and scenes[0][1].dim() > 0  # a class for each position
     waiting = statistics.mean(result["waiting"] for _, result in finished)
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
@@ -145,8 +146,8 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         table=_table(_summary(grid, rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
-        legend=_legend(finished[0][1]["classes"]) if pictures and scenes[0][1].dim() else "",
-        samples="".join(_samples(shown, scenes, finished[0][1]["classes"])) if pictures else "",
+        legend=_legend(finished[0][1]["classes"]) if labels else "",
+        samples="".join((_masks if labels else _answers)(shown, scenes, finished[0][1]["classes"])) if pictures else "",
         maps="".join(_maps(shown, scenes[0][0])) if pictures else "",
         seeds=", ".join(map(str, seeds)),
         samples_tested=len(finished[0][0].counts()),
@@ -193,28 +194,44 @@ def _legend(classes: list[str]) -> str:
     return f'<p class="soft legend">{" ".join(marks)}</p>'
 
 
-def _samples(cells: list[Cell], scenes: list[tuple[Tensor, ...]], classes: list[str]) -> Iterator[str]:
-    """The first test samples, with the truth and what each variant says."""
-    nets = {cell.variant: _net(cell) for cell in cells}
-    for sample, target in scenes:
-        tiles = [_tile(figures.picture(sample), "input"), _tile(*_shown(sample, target, "truth", classes))]
-        for variant, net in nets.items():
-            with torch.no_grad():
-                logits = net(sample[None])[0]
-            tiles.append(_tile(*_shown(sample, logits.argmax(0), variant, classes)))
-        yield f'<div class="tiles">{"".join(tiles)}</div>'
+def _scene(data: Any, index: int) -> tuple[Tensor, Tensor]:
+    sample, target = map(torch.as_tensor, data[index])
+    return (sample[0] if getattr(data, "views", 1) > 1 else sample), target
+
+
+def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: list[str]) -> Iterator[str]:
+    """Some test samples, with the truth and what each variant says, as masks."""
+    told = _told(cells, scenes)
+    for i, (sample, target) in enumerate(scenes):
+        masks = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
+        tiles = [_tile(figures.mask(labels, PALETTE), name) for name, labels in masks.items()]
+        yield f'<div class="tiles">{_tile(figures.picture(sample), "input")}{"".join(tiles)}</div>'
+
+
+def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: list[str]) -> Iterator[str]:
+    """Some test samples, with their class and the one that each variant says."""
+    told = _told(cells, scenes)
+    tiles = []
+    for i, (sample, target) in enumerate(scenes):
+        names = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
+        tiles.append(_tile(figures.picture(sample), *(f"{name}: {classes[int(k)]}" for name, k in names.items())))
+    yield f'<div class="tiles large">{"".join(tiles)}</div>'
+
+
+def _told(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
+    """The classes that each variant's network says of each sample."""
+    with torch.no_grad():
+        return {
+            cell.variant: [net(sample[None])[0].argmax(0) for sample, _ in scenes]
+            for cell in cells
+            for net in [_net(cell)]
+        }
 
 
 def _net(cell: Cell) -> nn.Module:
     net = cell.recipe.make(empty=True)[0].net
     files.load_weights(net, cell.folder / "last")
     return net.eval()
-
-
-def _shown(sample: Tensor, label: Tensor, caption: str, classes: list[str]) -> tuple[Any, str]:
-    if label.dim() == 0:
-        return figures.picture(sample), f"{caption}: {classes[int(label)]}"
-    return figures.mask(label, PALETTE), caption
 
 
 def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
@@ -235,5 +252,6 @@ def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
             )
 
 
-def _tile(rgb: Any, caption: str) -> str:
-    return f'<figure><img src="{figures.data_url(rgb)}" alt=""><figcaption>{html.escape(caption)}</figcaption></figure>'
+def _tile(rgb: Any, *captions: str) -> str:
+    lines = "<br>".join(map(html.escape, captions))
+    return f'<figure><img src="{figures.data_url(rgb)}" alt=""><figcaption>{lines}</figcaption></figure>'

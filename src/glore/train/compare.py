@@ -139,7 +139,7 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
     todo = [cell for cell in (grid.cells if only is None else only) if cell.result() is None]
     for cell in {cell.variant: cell for cell in todo}.values():
         cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
-    with closing(Progress(len(todo))) as progress:
+    with closing(Progress(len(todo), grid.metric)) as progress:
         for cell in todo:
             try:
                 with claimed(cell.folder, cell.recipe):

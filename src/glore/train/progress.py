@@ -14,10 +14,11 @@ class Progress(Callback):
 
     Args:
         runs: how many runs the bar is over.
+        metric: the validation score to show; the task's own by default.
     """
 
-    def __init__(self, runs: int = 1) -> None:
-        self.runs, self.name, self.done = runs, "", 0
+    def __init__(self, runs: int = 1, metric: str | None = None) -> None:
+        self.runs, self.metric, self.name, self.done = runs, metric, "", 0
         self.bar: Any = None  # over the trainings
         self.evaluation: Any = None  # over an evaluation by itself
 
@@ -68,7 +69,9 @@ class Progress(Callback):
         epoch = f"{min(trainer.current_epoch + 1, last)}/{last}" if last > 0 else trainer.current_epoch + 1
         self.bar.set_description_str(f"{self.name} · epoch {epoch}", refresh=False)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        shown = [name for name in ("train/loss", f"val/{trainer.lightning_module.metric}") if name in metrics]
+        shown = [
+            name for name in ("train/loss", f"val/{self.metric or trainer.lightning_module.metric}") if name in metrics
+        ]
         self.bar.set_postfix_str(" ".join(f"{name} {metrics[name]:.3f}" for name in shown))
 
     def on_validation_start(self, trainer: Trainer, task: LightningModule) -> None:

@@ -174,7 +174,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> None:
 
     Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
     classes the weights are left out. A file in which no key is known, but whose tensors have the network's shapes one
-    by one in order, is taken in that order.
+    by one in order, is taken in that order; the classifier's may have others there too.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -182,12 +182,14 @@ def load_pretrained(model: nn.Module, path: Path | str) -> None:
     """
     weights = _read(_file(path))
     own = model.state_dict()
+    head = f"{getattr(model, 'default_cfg', {}).get('classifier')}."
     if not weights.keys() & own.keys():
         counted = [name for name in own if not name.endswith("num_batches_tracked")]
         values = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
-        if [tensor.shape for tensor in values] == [own[name].shape for name in counted]:
-            weights = dict(zip(counted, values, strict=True))
-    head = f"{getattr(model, 'default_cfg', {}).get('classifier')}."
+        pairs = list(zip(counted, values, strict=False))
+        same = all(own[name].shape == tensor.shape or name.startswith(head) for name, tensor in pairs)
+        if same and len(counted) == len(values):
+            weights = dict(pairs)
     other_head = {name for name in own if name.startswith(head) and name in weights}
     other_head = {name for name in other_head if weights[name].shape != own[name].shape}
     kept = {name: tensor for name, tensor in weights.items() if name not in other_head}

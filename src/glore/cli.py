@@ -84,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as error:
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise  # Lightning ends an interrupted training with SystemExit
-        print("interrupted; the same command goes on from the last completed epoch", file=sys.stderr)
+        trains = arguments[0] in ("demo", "compare", "fit")
+        cure = "the same command goes on from the last completed epoch" if trains else "nothing was changed"
+        print(f"interrupted; {cure}", file=sys.stderr)
         return 130
     except FAULTS as error:
         if debug:
@@ -119,7 +121,7 @@ def _run(name: str, *rest: str) -> int:
         allow_abbrev=False,
     )
     command.arguments(parser)
-    options, flags = parser.parse_known_args(_joined(rest, parser))
+    options, flags = parser.parse_known_intermixed_args(_joined(rest, parser))
     return command.run(options, flags)
 
 
@@ -227,16 +229,14 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
 def fit(options: argparse.Namespace, flags: list[str]) -> int:
     """Train, or go on where it stopped."""
     from glore.train import recipe, run, tree
+    from glore.train.folder import RESUME
     from glore.train.progress import Progress
 
     out = options.out or _default_out(options.config)
-    values = tree.read(["--config", options.config, *flags])
-    if options.variant:
-        values = recipe.Recipe(values).comparison.varied(values, options.variant)
-    parsed = recipe.Recipe(values)
+    parsed = recipe.Recipe(tree.read(["--config", options.config, *flags], options.variant))
     with run.claimed(out, parsed), closing(Progress()) as progress:
         progress.begin(out.name)
-        run.prepare(parsed, out, progress).fit()
+        run.prepare(parsed, out, progress, empty=(out / RESUME).is_file()).fit()
     if run.first_process():
         names = ("last.safetensors", "best.safetensors", "curves.csv")
         print(*(str(path) for name in names if (path := out / name).is_file()), sep="\n")
@@ -267,7 +267,7 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     this = _of_folder(options, flags)
     folder = options.to or options.out / "predictions"
     rows = this.predict(folder, options.weights, options.paths)
-    for row in rows if options.paths else ():
+    for row in rows if options.paths else [row for row in rows if "error" in row]:
         print(row["name"])
         if "error" in row:
             print(f"  {row['error']}")

@@ -75,7 +75,7 @@ def test_only_pictures_count(tmp_path):
         (("train/a", "val/b"), "val", {}, r"val has a class 'b', which .*train has not"),
         (("train/a",), "dev", {}, r"split='dev' must be one of 'train', 'val', 'test'"),
         (("train/a",), "val", {"held_out": 0.7}, r"held_out=0.7 must be a share between 0 and 0.5"),
-        (("train/a",), "val", {"held_out": 0.001}, r"no pictures for val in"),
+        (("a", "train"), "train", {}, r"one a class \(none of them train, val or test\)"),
     ],
 )
 def test_what_is_no_folder_of_pictures_is_named(tmp_path, folders, split, options, message):
@@ -87,6 +87,39 @@ def test_what_is_no_folder_of_pictures_is_named(tmp_path, folders, split, option
 def test_a_root_that_is_absent_is_named():
     with pytest.raises(FileNotFoundError, match=r"root='nowhere' is no folder: give --data.root DIR"):
         ImageFolder("train", "nowhere")
+
+
+def test_a_split_beside_the_classes_is_no_class(tmp_path):
+    root = make(tmp_path, "a", "b", "test/a", "test/b")
+    assert ImageFolder("train", root).classes == ["a", "b"]
+    assert not names(ImageFolder("train", root)) & names(ImageFolder("test", root))
+
+
+def test_of_a_small_class_a_picture_is_held_out(tmp_path):
+    root = make(tmp_path, "a", count=40)
+    make(tmp_path, "b", count=3)
+    for split in ("train", "val", "test"):
+        assert [label for _, label in ImageFolder(split, root).samples].count(1) == 1
+    make(tmp_path, "c", count=2)
+    with pytest.raises(FileNotFoundError, match=r"c has 2 pictures: too few to train and to hold out for val and test"):
+        ImageFolder("train", root)
+
+
+def test_a_class_without_pictures_is_named(tmp_path):
+    root = make(tmp_path, "train/a", "val/a", "test/a")
+    (tmp_path / "train/b").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"b has no pictures"):
+        ImageFolder("train", root)
+
+
+def test_links_are_followed_and_hidden_folders_are_not_seen(tmp_path):
+    make(tmp_path, "elsewhere", count=5)
+    root = make(tmp_path / "data", "a", count=5)
+    (tmp_path / "data/a/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/a/.ipynb_checkpoints").mkdir()
+    (tmp_path / "data/a/.ipynb_checkpoints/copy.png").write_text("")
+    (tmp_path / "data/a/folder.png").mkdir()
+    assert sum(len(ImageFolder(split, root)) for split in ("train", "val", "test")) == 10
 
 
 def test_lists(tmp_path):
@@ -102,11 +135,18 @@ def test_lists(tmp_path):
     (tmp_path / "train.txt").write_text("x/x-0.png dog\nx/x-1.png cat\n")
     (tmp_path / "val.txt").write_text("x/x-2.png bird\n")
     assert ImageList("train", root, lists).classes == ["cat", "dog"]
-    with pytest.raises(ValueError, match=r"val\.txt, picture 1: 'bird' is no class of cat, dog"):
+    with pytest.raises(ValueError, match=r"val\.txt, line 1: 'bird' is no class of cat, dog"):
         ImageList("val", root, lists)
     (tmp_path / "val.txt").write_text("x/x-2.png\n")
     with pytest.raises(ValueError, match=r"val\.txt, line 1: 'x/x-2\.png' is not a path and a class"):
         ImageList("val", root, lists)
+    (tmp_path / "val.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"val\.txt is empty"):
+        ImageList("val", root, lists)
+    (tmp_path / "train.txt").write_text("x/x-0.png 001\nx/x-1.png 002\n", encoding="utf-8-sig")
+    train = ImageList("train", root, lists)
+    assert [label for _, label in train.samples] == [1, 2]
+    assert train.samples[0][0].is_file()
     with pytest.raises(FileNotFoundError, match=r"lists: .*none\.txt is missing"):
         ImageList("train", root, {"train": "none.txt"})
     with pytest.raises(ValueError, match="must name a file for train and for val"):

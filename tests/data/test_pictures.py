@@ -1,5 +1,7 @@
 """Pictures of every odd kind are read as RGB, upright, and broken ones are named."""
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -55,6 +57,20 @@ def test_sixteen_bits(tmp_path):
     assert (seen(tmp_path / "deep.png")[0, :, 0] == np.arange(256)).all()
     Image.fromarray(np.array([[0.0, 0.25, 1.0]], np.float32)).save(tmp_path / "float.tif")
     assert seen(tmp_path / "float.tif")[0, :, 1].tolist() == [0, 64, 255]
+
+
+def test_values_that_are_no_numbers_darken_nothing_else(tmp_path):
+    Image.fromarray(np.array([[0.5, np.nan, np.inf, 1.0]], np.float32)).save(tmp_path / "a.tif")
+    assert seen(tmp_path / "a.tif")[0, :, 0].tolist() == [128, 0, 0, 255]
+    Image.fromarray(np.array([[0, 100, 200]], np.int32)).save(tmp_path / "b.tif")
+    assert seen(tmp_path / "b.tif")[0, :, 0].tolist() == [0, 100, 200]
+
+
+def test_a_malformed_tag_does_not_hide_a_picture(halves, tmp_path):
+    orientation = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")  # a text where a fraction belongs
+    halves.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x02\0" + orientation + resolution + bytes(4))
+    assert seen(tmp_path / "a.jpg").shape[:2] == (40, 20)
 
 
 def test_what_is_transparent_is_laid_on_white(tmp_path):

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 import glore
 from glore import measure, probe
 from glore.nets import images
+from glore.nets.small import small_classifier
 from glore.units import SqueezeExcite2d
 from glore.weights import files
 
@@ -111,6 +112,11 @@ def test_units_by_path_and_other_units():
         ({"units": {"res3": (2,)}}, "2 is no index of its 2 places: give whole numbers from 0 to 1"),
         ({"units": {"res7": 1}}, "no res7; this network has res2, res3, res4, res5"),
         ({"name": "vit_tiny_patch16_224", "units": {"res3": 1}}, "the stages of this VisionTransformer are not known"),
+        ({"name": "swin_tiny_patch4_window7_224"}, "the stages of this SwinTransformer are not known"),
+        ({"units": {"layer2": 1, "res3": 1}}, "layer2 is named twice, by its path and by res3"),
+        ({"units": {"res3": (0,), "layer2": 1}}, "layer2 is named twice, by its path and by res3"),
+        ({"name": "resnet18.nope"}, "name='resnet18.nope', pretrained=False: "),
+        ({"options": {"checkpoint_path": "w.pth"}}, "checkpoint_path is not for here; weights come by pretrained"),
         ({"units": {"layer9": 1}}, "where='layer9' is no module"),
         ({"pretrained": "nowhere.pth"}, "pretrained='nowhere.pth' is no file"),
     ],
@@ -155,6 +161,34 @@ def test_weights_that_do_not_fit_are_named(tmp_path, kind):
     )
     with pytest.raises(ValueError, match=message):
         images.backbone("resnet18", pretrained=str(path))
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("wanted", ["1", None, (0.5,)])
+def test_places_of_a_wrong_type_are_named(wanted):
+    with pytest.raises(ValueError, match="give a number of units, or a list of indices"):
+        images.backbone("resnet18", {"res3": wanted})
+
+
+def test_weights_that_are_no_state_dict_are_named(tmp_path):
+    torch.save({"epoch": 3, "weights": {"a": torch.zeros(1)}}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"is no state dict, but has epoch, weights"):
+        images.backbone("resnet18", pretrained=str(tmp_path / "w.pth"))
+
+
+def test_the_classifier_of_any_network_may_have_other_classes(tmp_path):
+    save_file(small_classifier(10).state_dict(), tmp_path / "w.safetensors")
+    net, same = (small_classifier(k, pretrained=str(tmp_path / "w.safetensors")) for k in (3, 10))
+    assert torch.equal(net.backbone.stem.weight, same.backbone.stem.weight)
+    assert images.classifiers(net) == ["head"]
+    assert images.classifiers(images.resnet50(unit=None)) == ["head.fc"]
+    assert images.classifiers(timm.create_model("test_vit")) == ["head"]
+
+
+@pytest.mark.slow
+def test_stages_are_told_at_the_size_that_a_network_is_made_for():
+    net = images.backbone("inception_v4", unit=None)
+    assert {"res3", "res4", "res5"} <= images.places(net, torch.zeros(1, 3, 299, 299)).keys()
 
 
 def test_a_stage_is_a_power_of_two():

@@ -78,6 +78,6 @@ def test_units_join_a_trained_network(tmp_path):
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(net(x), trained(x))
     with pytest.raises(ValueError, match="does not fit"):
-        small_classifier(9, pretrained=str(tmp_path / "w.safetensors"))
+        small_classifier(10, channels=1, pretrained=str(tmp_path / "w.safetensors"))
     with pytest.raises(ValueError, match="give the path of a file"):
         small_classifier(10, pretrained=True)

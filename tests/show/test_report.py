@@ -160,19 +160,6 @@ def test_pictures_with_a_class_have_what_each_variant_says_below(tmp_path, class
     assert "truth: " not in report.page(grid).read_text()
 
 
-def test_of_several_views_the_first_is_shown():
-    class Data:
-        views = 2
-
-        def __getitem__(self, index):
-            return torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 4, 4), index
-
-    sample, target = report._scene(Data(), 5)
-    assert sample.shape == (3, 4, 4)
-    assert not sample.any()
-    assert target == 5
-
-
 def test_sequences_have_a_page_without_pictures(tmp_path, tree):
     tree["model"] = {
         "class_path": "glore.train.classify.Classify",

@@ -31,22 +31,11 @@ def pictures(tmp_path_factory):
 
 
 def row(root, name):
-    tree = read(
-        [
-            *(
-                "--config",
-                "imagenet",
-                "--data.root",
-                str(root),
-                "--data.dataset.preset.size",
-                "64",
-                "--model.net.classes",
-                "2",
-            ),
-            *("--data.batch_size", "2", "--data.workers", "0", "--trainer.accelerator", "cpu"),
-        ]
-    )
-    return Recipe(Recipe(tree).comparison.varied(tree, name))
+    flags = [
+        *("--config", "imagenet", "--data.root", str(root), "--data.dataset.preset.size", "64", "--data.workers", "0"),
+        *("--data.batch_size", "2", "--model.net.classes", "2", "--trainer.accelerator", "cpu"),
+    ]
+    return Recipe(read(flags, name))
 
 
 @pytest.mark.parametrize(

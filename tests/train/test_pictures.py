@@ -7,12 +7,15 @@ import pytest
 import torch
 
 pytest.importorskip("timm")
+import timm
 from PIL import Image
 from safetensors.torch import load_file
 
 import glore
 from glore.cli import main
+from glore.train import compare
 from glore.train import run as runs
+from glore.train.blame import RecipeError
 from glore.train.recipe import Recipe
 from glore.train.task import new_parts
 from glore.train.tree import put, read
@@ -55,7 +58,7 @@ def test_from_a_folder_to_predictions(pictures, tmp_path, capsys):
     broken.write_text("no picture")
     capsys.readouterr()
     red = pictures / "red/0.jpg"
-    assert main(["predict", str(red), str(broken), str(pictures / "blue"), "--out", str(out)]) == 1
+    assert main(["predict", str(red), "--out", str(out), str(broken), str(pictures / "blue")]) == 1
     said = capsys.readouterr().out
     assert "broken.png cannot be read as a picture" in said
     assert said.index("0.jpg") < said.index("broken.png")
@@ -101,11 +104,26 @@ def test_pictures_that_cannot_be_read_are_replaced_and_named(pictures, tmp_path)
         assert [row["name"] for row in csv.DictReader(file)] == [str(path)]
 
 
+def test_a_validation_picture_that_cannot_be_read_is_left_out_and_named(pictures, tmp_path):
+    for i in range(1000):
+        Image.new("RGB", (4, 4), COLOURS["red"]).save(pictures / f"red/more{i}.png")
+    made = recipe(pictures, "--epochs", "1", "--data.batch_size", "64")
+    path, _ = made.make()[1].split("val").samples[0]
+    path.write_text("no picture")
+    this = runs.prepare(made, tmp_path / "run")
+    this.fit()
+    assert len(this.task.samples) == len(this.data.split("val")) - 1
+    with (tmp_path / "run/broken.csv").open() as file:
+        assert [(row["split"], row["name"]) for row in csv.DictReader(file)] == [("val", str(path))]
+    with pytest.raises(ValueError, match=f"{path} cannot be read"):
+        runs.prepare(made, tmp_path / "run").evaluate("val")
+
+
 def test_many_pictures_that_cannot_be_read_stop_the_training(pictures, tmp_path):
     made = recipe(pictures)
     for path, _ in made.make()[1].split("train").samples[:5]:
         path.write_text("no picture")
-    with pytest.raises(ValueError, match=r"of 48 training samples cannot be read, more than 1 %: .*\.jpg"):
+    with pytest.raises(ValueError, match=r"of 48 samples of train cannot be read, more than 1 %: .*\.jpg"):
         runs.prepare(made, tmp_path / "run").fit()
 
 
@@ -135,7 +153,10 @@ def test_units_alone_are_trained(pictures, tmp_path):
 
 
 def test_old_layers_learn_slower(pictures, tmp_path):
-    made = recipe(pictures, "--model.old_rate", "0.1")
+    with pytest.raises(RecipeError, match=r"model.old_rate=0.1 slows the layers that come with weights, but"):
+        recipe(pictures, "--model.old_rate", "0.1")
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    made = recipe(pictures, "--model.old_rate", "0.1", "--model.net.pretrained", str(tmp_path / "w.pth"))
     this = runs.prepare(made, tmp_path / "run")
     this.data.trainer = this.trainer
     this.trainer.datamodule = this.data
@@ -153,8 +174,6 @@ def test_old_layers_learn_slower(pictures, tmp_path):
 
 
 def test_pretrained_weights_are_in_the_first_step_and_not_in_the_file(pictures, tmp_path):
-    import timm
-
     torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "w.pth")
     made = recipe(pictures, "--model.net.pretrained", str(tmp_path / "w.pth"))
     weights = made.make()[0].net.state_dict()
@@ -184,3 +203,66 @@ def test_mixing_smoothing_and_views(pictures, tmp_path):
 def test_a_root_that_is_no_folder_is_one_line(tmp_path, capsys):
     assert main(["fit", *flags(tmp_path / "absent"), "--out", str(tmp_path / "run")]) == 2
     assert "is no folder: give --data.root DIR" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_without_its_pretrained_file(pictures, tmp_path):
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    weights = ("--model.net.pretrained", str(tmp_path / "w.pth"))
+    assert main(["fit", *flags(pictures, *weights, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
+    (tmp_path / "w.pth").unlink()
+    assert main(["fit", *flags(pictures, *weights, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
+    assert main(["fit", *flags(pictures, *weights, "--epochs", "1"), "--out", str(tmp_path / "other")]) == 2
+
+
+def test_a_comparison_with_views_and_a_broken_picture(pictures, tmp_path):
+    for i in range(200):
+        Image.new("RGB", (4, 4), COLOURS["red"]).save(pictures / f"red/more{i}.png")
+    tree = read(flags(pictures, "--epochs", "1", "--data.dataset.preset.views", "2"))
+    tree["compare"] = {"seeds": [0], "variants": {"plain": {"model.net.unit": None}, "glore": {}}}
+    grid = compare.grid(tree, tmp_path / "out")
+    train = grid.cells[0].recipe.make()[1].split("train")
+    train.samples[0][0].write_text("no picture")
+    assert not list(compare.run(grid))
+    assert len(grid.finished()) == 2
+
+
+def test_data_of_other_classes_are_refused(pictures, tmp_path, capsys):
+    assert main(["fit", *flags(pictures, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
+    (pictures / "red").rename(pictures / "amber")
+    assert main(["test", "--out", str(tmp_path / "run")]) == 2
+    assert "the first that differs is 'blue' there and 'amber' here" in capsys.readouterr().err
+
+
+def test_class_names_are_shown_as_they_are(pictures, tmp_path):
+    (pictures / "red").rename(pictures / "$a_$b_{")
+    assert main(["fit", *flags(pictures, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
+    assert main(["test", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_flags_stand_above_a_variant_and_in_any_order(pictures):
+    made = Recipe(read(flags(pictures, "--model.net.unit", "glore.units.NonLocal2d"), "plain"))
+    assert made.constructor["init_args"]["unit"]["class_path"] == "glore.units.NonLocal2d"
+    source = ["--config", "finetune", "--data.root", str(pictures)]
+    for order in (1, -1):
+        pair = ["--data.dataset.preset.size=99", "--data.dataset.preset=glore.data.transforms.Modern"][::order]
+        preset = Recipe(read([*source, *pair])).resolved["data"]["dataset"]["init_args"]["preset"]
+        assert preset["init_args"]["size"] == 99
+        assert preset["class_path"].endswith("Modern")
+
+
+def test_a_root_is_taken_as_it_is_written(tmp_path):
+    for name in ("pics #2", "2024-01-05", "2024", "no"):
+        tree = read(["--config", "finetune", "--data.root", name])
+        assert tree["data"]["dataset"]["init_args"]["root"] == name
+
+
+def test_what_a_recipe_leaves_open_is_the_datasets(pictures):
+    tree = read(["--config", "finetune", "--data.root", str(pictures), "--data.dataset.preset", "null"])
+    preset = Recipe(tree).resolved["data"]["dataset"]["init_args"]["preset"]
+    assert preset["class_path"] == "glore.data.transforms.Standard"
+    assert preset["init_args"]["mean"] == [0.485, 0.456, 0.406]
+    put(tree, "data.dataset", {"class_path": "glore.data.images.Cifar", "init_args": {"root": "x"}})
+    put(tree, "model.net", {"class_path": "glore.nets.images.resnet50", "init_args": {"pretrained": True}})
+    preset = Recipe(tree).resolved["data"]["dataset"]["init_args"]["preset"]
+    assert preset["class_path"] == "glore.data.transforms.Small"
+    assert preset["init_args"]["mean"] == [0.5] * 3

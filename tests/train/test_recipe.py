@@ -9,7 +9,7 @@ import yaml
 from glore.train import tree as trees
 from glore.train.blame import RecipeError
 from glore.train.recipe import Recipe
-from glore.train.tree import put, read
+from glore.train.tree import put, read, varied
 
 
 def net_of(tree):
@@ -74,7 +74,7 @@ def test_callbacks_are_appended_and_given_arguments(recipe_path):
         (["--trainer.max_epoch=3"], "unknown key trainer.max_epoch: did you mean max_epochs?"),
         (["--compare.varants=3"], "unknown key compare.varants: did you mean variants?"),
         (["--data.batchsize=3"], "unknown key data.batchsize: did you mean batch_size?"),
-        (["--data.root=x"], "unknown key data.dataset.root: accepted there: split, scenes, seed"),
+        (["--data.root=x"], "unknown key data.dataset.root (--data.root): accepted there: split, scenes, seed"),
         (["--nonsense=3"], "unknown key nonsense: accepted there: model, data, trainer, compare, seed_everything"),
         (["--trainer.max_epochs=x"], "trainer.max_epochs='x' must be int"),
         (["--model.net.classes=3.5"], "model.net.classes=3.5 must be int"),
@@ -169,7 +169,7 @@ def test_a_variant_may_name_another_optimizer(recipe_path):
     put(tree, "compare.variants", {"sgd": {"model.optimizer": {**adamw, "class_path": "torch.optim.SGD"}}})
     recipe = Recipe(tree)
     assert Recipe(recipe.resolved).comparison == recipe.comparison
-    task, _ = Recipe(recipe.comparison.varied(tree, "sgd")).make()
+    task, _ = Recipe(varied(tree, "sgd")).make()
     optimizer = task.make_optimizer(task.parameters())
     assert type(optimizer).__name__ == "SGD"
     assert optimizer.param_groups[0]["lr"] == 0.5

@@ -156,6 +156,26 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
         files.save(tmp_path / "file" / "net", {"weight": torch.zeros(1)}, CONSTRUCTOR)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"options": {"checkpoint_path": "w.pth"}},
+        {"options": {"pretrained_cfg_overlay": {"file": "w.pth"}}},
+        {"options": {"norm_layer": "os.system"}},
+    ],
+)
+def test_a_constructor_has_no_say_about_other_files(tmp_path, arguments):
+    pytest.importorskip("timm")
+    name = {"name": "test_resnet"}
+    constructor = {"class_path": "glore.nets.images.backbone", "init_args": {**name, "pretrained": "w.pth"}}
+    files.save(tmp_path / "net", files.construct(constructor).state_dict(), constructor)
+    assert files.load(tmp_path / "net")
+    constructor["init_args"] = {**name, **arguments}
+    files.save(tmp_path / "net", {"weight": torch.zeros(1)}, constructor)
+    with pytest.raises(ValueError, match="makes no network"):
+        files.load(tmp_path / "net")
+
+
 def test_names_may_have_dots(tmp_path):
     for rate in ("0.1", "0.2"):
         files.save(tmp_path / f"lr{rate}", {"weight": torch.full((1,), float(rate))}, CONSTRUCTOR)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 from torch import Tensor
@@ -37,6 +39,8 @@ class Pictures(Dataset[tuple[Tensor, int | None]]):
         BrokenSampleError: a file cannot be read; raised when its item is asked for.
     """
 
+    default_preset: ClassVar[type[Preset]] = Standard
+
     def __init__(
         self,
         samples: Sequence[tuple[Path, int | None]],
@@ -44,7 +48,7 @@ class Pictures(Dataset[tuple[Tensor, int | None]]):
         preset: Preset | None = None,
         training: bool = False,
     ) -> None:
-        preset = preset or Standard()
+        preset = preset or self.default_preset()
         self.samples, self.classes = list(samples), list(classes)
         self.transform, self.needs, self.views = preset(training), preset.needs, 1 if training else preset.views
 
@@ -75,10 +79,10 @@ class ImageFolder(Pictures):
         split: `"train"`, `"val"` or `"test"`.
         root: the folder.
         preset: makes the transforms; `Standard()` by default.
-        held_out: share of each class that is held out for a split without a folder.
+        held_out: share of each class that is held out for a split without a folder, one picture at least.
 
     Raises:
-        FileNotFoundError: there is no such folder, or a class without pictures.
+        FileNotFoundError: there is no such folder, or a class has too few pictures to train and to hold out.
         ValueError: an argument is out of range, or a split has a class that the training pictures have not.
     """
 
@@ -90,18 +94,28 @@ class ImageFolder(Pictures):
             name: next((base / f for f in folders if (base / f).is_dir()), None) for name, folders in FOLDERS.items()
         }
         training = own["train"] or base
-        classes = _subfolders(training)
+        splits = {name for folders in FOLDERS.values() for name in folders}
+        classes = [name for name in _subfolders(training) if own["train"] or name not in splits]
         if not classes:
-            raise FileNotFoundError(f"root={root!r}: {training} has no folders of pictures, one a class")
+            raise FileNotFoundError(
+                f"root={root!r}: {training} has no folders of pictures, one a class (none of them train, val or test)"
+            )
         source = own[split]
         folder = training if source is None else source
-        if unknown := set(_subfolders(folder)) - set(classes):
+        if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
             raise ValueError(f"{folder} has a class {min(unknown)!r}, which {training} has not")
         cut = [name for name in ("val", "test") if own[name] is None]
         samples: list[tuple[Path, int | None]] = []
         for label, name in enumerate(classes):
             paths = _pictures(folder / name)
             if folder == training:
+                if len(paths) <= len(cut):
+                    raise FileNotFoundError(
+                        f"{folder / name} has {len(paths)} pictures: too few to train and to hold out for "
+                        f"{' and '.join(cut)}"
+                        if cut
+                        else f"{folder / name} has no pictures ({', '.join(sorted(SUFFIXES))})"
+                    )
                 paths = _part(paths, split, cut, held_out)
             samples += [(path, label) for path in paths]
         if not samples:
@@ -114,7 +128,7 @@ class ImageFolder(Pictures):
 def _part(paths: list[Path], split: str, cut: list[str], share: float) -> list[Path]:
     """What a split has of a class's training pictures, of which each split in `cut` gets a share."""
     drawn = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
-    each = round(share * len(paths))
+    each = max(1, round(share * len(paths)))
     if split == "train":
         return sorted(drawn[each * len(cut) :])
     start = each * cut.index(split)
@@ -169,33 +183,36 @@ class ImageList(Pictures):
         name = next((name for name in FOLDERS[split] if name in lists), None)
         if name is None or "train" not in lists:
             raise ValueError(f"lists={dict(lists)!r} must name a file for train and for {split}")
-        training = [label for _, label in _lines(base / lists["train"])]
+        training = [label for _, _, label in _lines(base / lists["train"])]
         if classes is None:
             numbers = all(label.isdecimal() for label in training)
             classes = [str(k) for k in range(1 + max(map(int, training)))] if numbers else sorted(set(training))
         known = {name: label for label, name in enumerate(classes)}
-        known |= {str(label): label for label in range(len(classes)) if str(label) not in known}
         samples: list[tuple[Path, int | None]] = []
-        for number, (path, label) in enumerate(_lines(base / lists[name]), start=1):
-            if label not in known:
+        for number, path, label in _lines(base / lists[name]):
+            k = known.get(label, int(label) if label.isdecimal() else -1)
+            if not 0 <= k < len(classes):
                 raise ValueError(
-                    f"{base / lists[name]}, picture {number}: {label!r} is no class of {', '.join(classes[:9])}"
+                    f"{base / lists[name]}, line {number}: {label!r} is no class of {', '.join(classes[:9])}"
                 )
-            samples.append((base / path, known[label]))
+            samples.append((base / path, k))
         super().__init__(samples, classes, preset, split == "train")
 
 
-def _lines(path: Path) -> list[tuple[str, str]]:
+def _lines(path: Path) -> list[tuple[int, str, str]]:
+    """Number, path and class of each line that says something."""
     if not path.is_file():
         raise FileNotFoundError(f"lists: {path} is missing")
-    pairs = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    found = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         if line.strip():
             parts = line.rsplit(maxsplit=1)
             if len(parts) != 2:
                 raise ValueError(f"{path}, line {number}: {line!r} is not a path and a class")
-            pairs.append((parts[0], parts[1]))
-    return pairs
+            found.append((number, parts[0], parts[1]))
+    if not found:
+        raise ValueError(f"{path} is empty: a line is a path and a class")
+    return found
 
 
 class Cifar(Dataset[tuple[Tensor, int]]):
@@ -212,6 +229,8 @@ class Cifar(Dataset[tuple[Tensor, int]]):
         FileNotFoundError: the files are not there.
         ValueError: an argument is out of range.
     """
+
+    default_preset: ClassVar[type[Preset]] = Small
 
     def __init__(
         self, split: str, root: str, kinds: int = 10, preset: Preset | None = None, download: bool = False
@@ -231,7 +250,7 @@ class Cifar(Dataset[tuple[Tensor, int]]):
         count = len(self.pictures)
         cut = count - count // 10
         self.indices = {"train": range(cut), "val": range(cut, count), "test": range(count)}[split]
-        preset = preset or Small()
+        preset = preset or self.default_preset()
         self.transform, self.views = preset(split == "train"), 1 if split == "train" else preset.views
 
     def __len__(self) -> int:
@@ -258,7 +277,8 @@ def listed(paths: Sequence[Path]) -> list[Path]:
         elif not path.is_file():
             raise FileNotFoundError(f"{path}: no such file or folder")
         elif path.suffix == ".txt":
-            found += [path.parent / line.strip() for line in path.read_text().splitlines() if line.strip()]
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            found += [path.parent / line.strip() for line in lines if line.strip()]
         else:
             found.append(path)
     return found
@@ -278,5 +298,8 @@ def _subfolders(folder: Path) -> list[str]:
 
 def _pictures(folder: Path) -> list[Path]:
     """All pictures in a folder and the folders in it, in order."""
-    paths = folder.rglob("*") if folder.is_dir() else ()
-    return sorted(path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)

@@ -6,17 +6,27 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from glore.data.broken import BrokenSampleError
 
+ORIENTATION = 0x0112  # the EXIF tag of how a camera was held
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 
 
 def read_picture(path: Path | str, least: int = 0) -> Image.Image:
     """Read a picture as RGB, turned upright as its EXIF tag says.
 
-    Sixteen bits and floats are brought to eight by their range, greyscale and CMYK are converted, and what is
+    Sixteen and more bits and floats are brought to eight by their range, greyscale and CMYK are converted, and what is
     transparent is laid on white. Of an animation the first frame is taken.
 
     Args:
@@ -34,15 +44,18 @@ def read_picture(path: Path | str, least: int = 0) -> Image.Image:
             with Image.open(path) as image:
                 if least:
                     image.draft("RGB", (least, least))
-                return _rgb(ImageOps.exif_transpose(image))
+                turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+                return _rgb(image if turn is None else image.transpose(turn))
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error … for broken files
         raise BrokenSampleError(f"{path} cannot be read as a picture ({error or type(error).__name__})") from error
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") and values.max(initial=0) <= 65535 else max(values.max(), 1e-12)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0)
+        highest = max(values.max(initial=0), 1e-12)
+        tops = (255.0, 65535.0) if image.mode == "I" else (65535.0,) if image.mode.startswith("I") else ()
+        top = next((top for top in tops if highest <= top), highest)
         return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

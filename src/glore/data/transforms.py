@@ -13,17 +13,14 @@ from torchvision.transforms import v2
 
 Transform = Callable[[Any], Any]
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-
 
 class Preset:
     """Makes the transform of a split; subclasses say what happens to pictures in training and in testing.
 
     Args:
         size: of the square that the network sees, in pixels.
-        mean: of the channels, taken from values in [0, 1]. By default ImageNet's; in a recipe, what the network's
-            pretrained weights were made with, if it is one of timm's.
+        mean: of the channels, taken from values in [0, 1]. By default ImageNet's, for `Small` CIFAR-10's; in a recipe,
+            what the network's pretrained weights were made with, if it is one of timm's.
         std: of the channels; likewise.
         views: of a picture in testing, whose probabilities are averaged: 1, the centre; 2, it and its mirror image; 10,
             centre and corners and their mirror images.
@@ -32,6 +29,8 @@ class Preset:
         ValueError: an argument is out of range.
     """
 
+    MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+
     def __init__(
         self,
         size: int = 224,
@@ -39,7 +38,7 @@ class Preset:
         std: Sequence[float] | None = None,
         views: Literal[1, 2, 10] = 1,
     ) -> None:
-        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+        mean, std = mean or self.MEAN, std or self.STD
         if size < 1:
             raise ValueError(f"size={size} must be at least 1 pixel")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -116,11 +115,13 @@ class Modern(Preset):
 class Small(Preset):
     """Pictures of the network's own size: shifted by up to an eighth, and flipped. Made for CIFAR."""
 
+    MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's
+
     def __init__(
         self,
         size: int = 32,
-        mean: Sequence[float] | None = CIFAR_MEAN,
-        std: Sequence[float] | None = CIFAR_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         views: Literal[1, 2, 10] = 1,
     ) -> None:
         super().__init__(size, mean, std, views)

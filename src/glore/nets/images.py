@@ -14,7 +14,8 @@ from glore import probe
 from glore.insert import insert, spread
 from glore.units import GloRe2d
 
-PROBED = 96  # pixels a side of the picture that shows where units can stand: any CNN takes it, and it is quick
+PROBED = 96  # pixels a side of the picture that shows where units can stand: nearly any CNN takes it, and it is quick
+READING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # options of timm
 Units = Mapping[str, int | Sequence[int]]
 
 PUBLISHED = {(23, 3): (5, 11, 17)}  # (blocks, units) → places in the published ResNet-101, where they are not spread
@@ -29,6 +30,9 @@ def backbone(
     options: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """One of timm's CNNs with units behind some of its blocks.
+
+    Stages are known of networks that hand one map from block to block: ResNet, ResNeXt, SE-ResNet, RegNet, DPN,
+    DenseNet, Xception, MobileNet, EfficientNet, ConvNeXt, NFNet and their like. In others name containers of blocks.
 
     Shapes:
         `(b, 3, h, w)` to logits `(b, classes)`.
@@ -62,18 +66,21 @@ def backbone(
     if not timm.is_model(name):
         near = timm.list_models(f"*{name[:6]}*")[:5]
         raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
-    file = {"file": str(_file(pretrained))} if isinstance(pretrained, str) else None
-    model: nn.Module = timm.create_model(
-        name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
-    )
+    if reading := READING & (options or {}).keys():
+        raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is not for here; weights come by pretrained")
+    file = _file(pretrained) if isinstance(pretrained, str) else None
+    try:
+        model: nn.Module = timm.create_model(
+            name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
+        )
+    except RuntimeError as error:  # no such tag, no weights
+        raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {error}") from error
     if file is not None:
-        load_pretrained(model, file["file"])
+        load_pretrained(model, file)
     if unit is None or not units:
         return model
     (example,) = probe.inputs_for(model, None)
-    if not getattr(model, "pretrained_cfg", {}).get("fixed_input_size"):
-        example = example[..., :PROBED, :PROBED]
-    return insert(model, where(model, units, example), unit, example=example)
+    return insert(model, where(model, units, example), unit, example=_smaller(model, example))
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:
@@ -94,11 +101,14 @@ def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]
         >>> places(timm.create_model("resnet18"), torch.zeros(1, 3, 64, 64))["res3"]
         [('layer2', 0), ('layer2', 1)]
     """
-    size = example.shape[-1]
     for coarse in (False, True):
         blocks = _blocks(model, coarse)
-        with probe.recorded(blocks.values()) as calls:
-            probe.run(model, (example,))
+        for picture in (_smaller(model, example), example):
+            size = picture.shape[-1]
+            with probe.recorded(blocks.values()) as calls:
+                probe.run(model, (picture,))
+            if not any(size % call.output.shape[-1] for call in calls if _is_map((call.output,))):
+                break  # nothing was rounded on the way, so sizes tell the stages
         names = {id(block): path for path, block in blocks.items()}
         found: dict[str, list[tuple[str, int]]] = {}
         for call in calls:
@@ -127,6 +137,8 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
     chosen: dict[str, Any] = {}
     for stage, wanted in units.items():
         if not re.fullmatch(r"res\d+", stage):
+            if stage in chosen:
+                raise ValueError(f"units={dict(units)!r}: {stage} is named twice, by its path and by a stage")
             chosen[stage] = wanted
             continue
         if stage not in stages:
@@ -138,6 +150,8 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
             raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error}") from None
         for index in indices:
             container, block = there[index]
+            if container in units:
+                raise ValueError(f"units={dict(units)!r}: {container} is named twice, by its path and by {stage}")
             chosen.setdefault(container, []).append(block)
     return chosen
 
@@ -145,6 +159,8 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
 def _indices(count: int, wanted: int | Sequence[int]) -> Sequence[int]:
     if isinstance(wanted, int):
         return PUBLISHED.get((count, wanted)) or spread(count, wanted)
+    if isinstance(wanted, str) or not isinstance(wanted, Sequence) or not all(isinstance(i, int) for i in wanted):
+        raise ValueError("give a number of units, or a list of indices")
     for index in wanted:
         if not 0 <= index < count:
             raise ValueError(f"{index} is no index of its {count} places: give whole numbers from 0 to {count - 1}")
@@ -165,8 +181,20 @@ def _blocks(model: nn.Module, coarse: bool) -> dict[str, nn.Module]:
     }
 
 
+def _smaller(model: nn.Module, example: Tensor) -> Tensor:
+    """The picture that shows where units can stand, unless the model takes one size only."""
+    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
+    return example if fixed else example[..., :PROBED, :PROBED]
+
+
 def _is_map(value: tuple[Any, ...]) -> bool:
-    return len(value) == 1 and isinstance(value[0], Tensor) and value[0].dim() == 4
+    """Whether it is one map with channels first, of a square picture."""
+    return (
+        len(value) == 1
+        and isinstance(value[0], Tensor)
+        and value[0].dim() == 4
+        and value[0].shape[2] == value[0].shape[3]
+    )
 
 
 def load_pretrained(model: nn.Module, path: Path | str) -> None:
@@ -182,7 +210,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> None:
     """
     weights = _read(_file(path))
     own = model.state_dict()
-    head = f"{getattr(model, 'default_cfg', {}).get('classifier')}."
+    head = tuple(f"{name}." for name in classifiers(model))
     if not weights.keys() & own.keys():
         counted = [name for name in own if not name.endswith("num_batches_tracked")]
         values = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
@@ -210,6 +238,14 @@ def load_pretrained(model: nn.Module, path: Path | str) -> None:
     model.load_state_dict(kept, strict=False)
 
 
+def classifiers(model: nn.Module) -> list[str]:
+    """Where a network's classifier is: what timm tells, or else what is called `head`, `classifier` or `fc`."""
+    told = getattr(model, "default_cfg", {}).get("classifier")
+    names = (told,) if isinstance(told, str) else told or ("head", "classifier", "fc")
+    modules = dict(model.named_modules())
+    return [name for name in names if name in modules]
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
@@ -217,6 +253,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for broken files
         raise ValueError(f"pretrained={str(path)!r} is damaged, or holds more than tensors: {error}") from error
+    if not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"pretrained={str(path)!r} is no state dict, but has {', '.join(map(str, [*weights][:5]))}")
     return weights
 
 
@@ -242,7 +280,10 @@ def statistics(builder: Callable[..., nn.Module], name: str | None = None) -> di
         return {}
     import timm
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # no such tag, as `backbone` will say
+        return {}
     return {} if config is None else {"mean": list(config.mean), "std": list(config.std)}
 
 

@@ -97,24 +97,27 @@ def heat(matrix: Tensor, label: str) -> str:
         return _svg(figure)
 
 
-def confusion(counts: Tensor, classes: Sequence[str]) -> Figure:
-    """How often each class (row) was taken for each (column), as shares of the row."""
+def confusion(counts: Tensor, classes: Sequence[str]) -> bytes:
+    """How often each class (row) was taken for each (column), as shares of the row, as PNG."""
     shares = counts.double() / counts.sum(1, keepdim=True).clamp_min(1)
     side = min(16.0, 3.5 + 0.32 * len(classes))
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    axes.set(xlabel="predicted class", ylabel="true class")
-    if len(classes) <= 40:
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-    if len(classes) <= 12:
-        for row, column in itertools.product(range(len(classes)), repeat=2):
-            share = float(shares[row, column])
-            ink = "white" if share > 0.5 else "black"
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
-    return figure
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+        figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
+        axes.set(xlabel="predicted class", ylabel="true class")
+        if len(classes) <= 40:
+            axes.set_xticks(range(len(classes)), classes, rotation=90)
+            axes.set_yticks(range(len(classes)), classes)
+        if len(classes) <= 12:
+            for row, column in itertools.product(range(len(classes)), repeat=2):
+                share = float(shares[row, column])
+                ink = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
 
 
 def _svg(figure: Figure) -> str:

@@ -68,7 +68,7 @@ def classes(this: Run, folder: Path) -> tuple[Path, Path]:
     table, picture = folder / "classes.csv", folder / "confusion.png"
     write_csv(table, rows)
     with files.replacing(picture) as draft:
-        figures.confusion(counts, names).savefig(draft, format="png", dpi=110)
+        draft.write_bytes(figures.confusion(counts, names))
     return table, picture
 
 
@@ -132,8 +132,8 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     seeds = sorted({cell.seed for cell, _ in finished})
     weights = "last.safetensors"  # which may have been deleted
     shown = [cell for cell, _ in finished if cell.seed == seeds[0] and (cell.folder / weights).is_file()]
-    data = shown[0].recipe.make(empty=True)[1].split("test") if shown else []
-    scenes = [_scene(data, len(data) * i // SCENES) for i in range(min(SCENES, len(data)))]
+    data = shown[0].recipe.make(empty=True)[1] if shown else None
+    scenes = data.spread("test", SCENES) if data else []
     pictures = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = pictures and scenes[0][1].dim() > 0  # a class for each position
     waiting = statistics.mean(result["waiting"] for _, result in finished)
@@ -192,11 +192,6 @@ def _legend(classes: list[str]) -> str:
         for name, (r, g, b) in zip(classes, colours, strict=True)
     )
     return f'<p class="soft legend">{" ".join(marks)}</p>'
-
-
-def _scene(data: Any, index: int) -> tuple[Tensor, Tensor]:
-    sample, target = map(torch.as_tensor, data[index])
-    return (sample[0] if getattr(data, "views", 1) > 1 else sample), target
 
 
 def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: list[str]) -> Iterator[str]:

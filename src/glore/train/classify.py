@@ -23,6 +23,9 @@ class Classify(Task):
     Args:
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mix: mixes the samples of a training batch and their one-hot targets, as `glore.data.transforms.Mix` does.
+
+    Raises:
+        ValueError: `label_smoothing` is not in [0, 1).
     """
 
     metric = "top1"
@@ -40,6 +43,8 @@ class Classify(Task):
         mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         super().__init__(net, optimizer, schedule, channels_last, frozen_norms, train, old_rate)
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing={label_smoothing} must be in [0, 1)")
         self.label_smoothing, self.mix = label_smoothing, mix
 
     def mixed(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

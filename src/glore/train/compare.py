@@ -21,11 +21,12 @@ from glore import measure
 from glore.train import verdict
 from glore.train.blame import RecipeError
 from glore.train.data import Draw, Seeded
+from glore.train.folder import RESUME
 from glore.train.progress import Progress
 from glore.train.recipe import Comparison, Recipe
 from glore.train.run import RESULT, SAMPLES, BusyError, Run, claimed, prepare
 from glore.train.task import Task
-from glore.train.tree import Tree, put
+from glore.train.tree import Tree, check, put, varied
 
 CONTROL = "plain+conv"
 
@@ -83,7 +84,7 @@ class Grid:
             RecipeError: there is no such variant; the message lists them.
         """
         for name in variants:
-            self.comparison.check(name)
+            check(name, self.comparison.variants)
         return [
             cell
             for cell in self.cells
@@ -117,9 +118,9 @@ def grid(tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
     cells = []
     for seed in sorted({*comparison.seeds, *seeds, *found}):
         for name in dict.fromkeys((baseline, *variants)):
-            varied = comparison.varied(tree, name)
-            put(varied, "seed", seed)
-            cells.append(Cell(name, seed, Recipe(varied), out / _slug(name) / f"seed{seed}"))
+            own = varied(tree, name)
+            put(own, "seed", seed)
+            cells.append(Cell(name, seed, Recipe(own), out / _slug(name) / f"seed{seed}"))
     return Grid(comparison, cells, out)
 
 
@@ -154,7 +155,8 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
 
 
 def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
-    this = prepare(cell.recipe, cell.folder, progress)
+    going_on = (cell.folder / RESUME).is_file()  # which has all weights
+    this = prepare(cell.recipe, cell.folder, progress, empty=going_on)
     if this.trainer.world_size > 1 and not alone:  # one that has to leave a cell out could not tell the others
         raise RecipeError(
             "several processes train one cell at a time: give one --variant and one --seed, and loop over them"
@@ -163,7 +165,7 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     if grid.metric not in known:
         raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
     (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
-    rival, _ = baseline.recipe.make()
+    rival, _ = baseline.recipe.make(empty=going_on)
     this.fit(start=rival.net.state_dict())  # the same for all variants, wherever their networks agree
     step_time = 0.0 if cell == baseline or not this.trainer.is_global_zero else _step_time(this, rival)
     this.finish(variant=cell.variant, seed=cell.seed, step_time=step_time)
@@ -173,7 +175,7 @@ def _step_time(this: Run, rival: Task) -> float:
     """The share by which a training step takes longer than a rival's, the two taking turns on one batch."""
     device = this.trainer.strategy.root_device
     own = this.data.batch_size // this.trainer.world_size
-    items = [Seeded(this.data.split("train"))[Draw(i, i)] for i in range(own)]
+    items = [Seeded(this.data.split("train"), "replace")[Draw(i, i)] for i in range(own)]
     inputs, target, _ = (part.to(device) for part in default_collate(items))
 
     def step(task: Task) -> None:

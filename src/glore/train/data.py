@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from glore.data.broken import BrokenSampleError
@@ -150,6 +151,13 @@ class Data(LightningDataModule):
             self.splits[name] = self.make(name)
         return self.splits[name]
 
+    def spread(self, split: str, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Some items from all over a split, as a network takes them: of several views the first."""
+        dataset = self.split(split)
+        items = [dataset[len(dataset) * i // count] for i in range(min(count, len(dataset)))]
+        several = getattr(dataset, "views", 1) > 1
+        return [(torch.as_tensor(x)[0] if several else torch.as_tensor(x), torch.as_tensor(y)) for x, y in items]
+
     @property
     def training_steps(self) -> int:
         """How many steps of the optimizer a whole training has.
@@ -182,7 +190,9 @@ class Data(LightningDataModule):
         return self._loader("train", self.batch_size // processes, epoch, "replace")
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", self.eval_batch_size)
+        assert self.trainer is not None
+        alone = self.trainer.state.fn == TrainerFn.VALIDATING  # amid a training, it goes on
+        return self._loader("val", self.eval_batch_size, broken="raise" if alone else "replace")
 
     def test_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self.eval_batch_size)

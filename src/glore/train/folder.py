@@ -6,7 +6,7 @@ last.safetensors, last.json      weights after the last completed epoch, and how
 best.safetensors, best.json      the same of the epoch with the best score on the validation split
 curves.csv                       a row an epoch
 classes.txt                      the names of the classes, a line each
-broken.csv                       training samples that could not be read, if there are any
+broken.csv                       samples of train and val that could not be read, if there are any
 """
 
 from __future__ import annotations
@@ -146,10 +146,15 @@ class Keep(Checkpoint):
             broken = [None] * trainer.world_size
             torch.distributed.all_gather_object(broken, task.broken)
         if trainer.is_global_zero:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
             write_csv(self.folder / "curves.csv", self.curves)
-            if items := sorted(set().union(*broken)):
-                name = trainer.datamodule.split("train").name  # type: ignore[attr-defined]
-                write_csv(self.folder / "broken.csv", [{"item": item, "name": name(item)} for item in items])
+            rows = [
+                {"split": split, "item": item, "name": data.split(split).name(item)}
+                for split in ("train", "val")
+                for item in sorted(set().union(*(of_process[split] for of_process in broken)))
+            ]
+            if rows:
+                write_csv(self.folder / "broken.csv", rows)
         self.stopped = trainer.should_stop
         # last of all: what is written before it is written again when a killed run goes on from the epoch before
         trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})
@@ -175,7 +180,11 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as a table, whole or not at all; a key that a row lacks is an empty cell."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with files.replacing(path) as draft, draft.open("w", newline="") as file:
+    # a file's name may be bytes that are no text
+    with (
+        files.replacing(path) as draft,
+        draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         table = csv.DictWriter(file, columns)
         table.writeheader()
         table.writerows(rows)

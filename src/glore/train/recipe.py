@@ -10,7 +10,7 @@ import json
 from argparse import ArgumentError
 from contextlib import suppress
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,24 +80,6 @@ class Comparison:
     published: dict[str, float] = field(default_factory=dict)
     note: str = ""
 
-    def check(self, variant: str) -> None:
-        """Refuse a variant that the recipe does not have."""
-        if variant not in self.variants:
-            near = get_close_matches(variant, self.variants, n=1)
-            raise RecipeError(
-                f"--variant {variant}: the recipe has no such variant"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + (f" (it has {', '.join(self.variants)})" if self.variants else "")
-            )
-
-    def varied(self, tree: Tree, variant: str) -> Tree:
-        """The recipe with what a variant puts into it."""
-        self.check(variant)
-        tree = copy.deepcopy(tree)
-        for key, value in self.variants[variant].items():
-            put(tree, key, value)
-        return tree
-
 
 class Recipe(LightningCLI):
     """A parsed recipe; `build` makes what it names.
@@ -135,6 +117,7 @@ class Recipe(LightningCLI):
         parser.link_arguments("seed_everything", "data.seed")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self._name_preset(args)
         try:
             self.config = parser.parse_object(args)
         except ArgumentError as error:
@@ -143,8 +126,18 @@ class Recipe(LightningCLI):
         if isinstance(variants, dict):  # as they stand: class paths in them would be filled with defaults of any class
             self.config.compare.variants = copy.deepcopy(variants)
         self._take_statistics()
+        self._check_old_rate()
         with suppress(FileNotFoundError):  # a recipe may be looked at without its data
             self._count_classes()
+
+    @staticmethod
+    def _name_preset(args: Tree) -> None:
+        """Write down the preset that a dataset takes if none is given: predictions are made with it too."""
+        dataset = (args.get("data") or {}).get("dataset")
+        given = dataset if isinstance(dataset, dict) else {"class_path": dataset}
+        with suppress(ImportError, AttributeError, ValueError):  # which the parser tells
+            if not (given.get("init_args") or {}).get("preset"):
+                put(args, "data.dataset.preset", _named(_imported(str(given.get("class_path"))).default_preset))
 
     def _take_statistics(self) -> None:
         """Give a preset that leaves its mean and std open those of the network's pretrained weights."""
@@ -158,13 +151,22 @@ class Recipe(LightningCLI):
             if key in arguments and arguments[key] is None:
                 arguments[key] = value
 
+    def _check_old_rate(self) -> None:
+        rate, net = self.config.model.get("init_args.old_rate"), self.config.model.get("init_args.net")
+        pretrained = (net.get("init_args") or {}).get("pretrained") if net is not None else None
+        if rate != 1 and pretrained is False:
+            raise RecipeError(
+                f"model.old_rate={rate} slows the layers that come with weights, but model.net.pretrained is false: "
+                "give weights, or --model.old_rate 1"
+            )
+
     def _count_classes(self) -> None:
         """Give a network whose `classes` are left open as many as its data have."""
         net = self.config.model.get("init_args.net")
         if net is None or "classes" not in (net.get("init_args") or {}) or net.init_args.classes is not None:
             return
         dataset = json.loads(json.dumps(self.config.as_dict()["data"]["dataset"], default=_named))
-        net.init_args.classes = len(files.factory(dataset, trust=True)("train").classes)
+        net.init_args.classes = _count(json.dumps(dataset))
 
     def _set_seed(self) -> None:
         pass  # by `build`
@@ -263,6 +265,12 @@ class Recipe(LightningCLI):
             while inner is not None:  # jsonargparse wraps what went wrong
                 reason, inner = inner, inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
             raise RecipeError(str(reason)) from error
+
+
+@cache
+def _count(dataset: str) -> int:
+    """How many classes the data have that a constructor makes, given as JSON; a folder takes long to walk through."""
+    return len(files.factory(json.loads(dataset), trust=True)("train").classes)
 
 
 def _imported(class_path: str) -> Any:

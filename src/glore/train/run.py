@@ -120,6 +120,13 @@ class Run:
             ValueError: they are damaged, or of another network.
         """
         self.load(weights)
+        trained, tested = self._trained_classes(weights), list(map(str, self.data.split(split).classes))
+        if trained and trained != tested:
+            one, other = next(((a, b) for a, b in zip(trained, tested, strict=False) if a != b), ("", ""))
+            raise ValueError(
+                f"the {weights} weights were trained on other classes than these data have: {len(trained)} and "
+                f"{len(tested)}" + (f", the first that differs is {one!r} there and {other!r} here" if one else "")
+            )
         with quiet():
             evaluate = self.trainer.validate if split == "val" else self.trainer.test
             (logged,) = evaluate(self.task, datamodule=self.data, verbose=False)
@@ -152,7 +159,7 @@ class Run:
         """
         self.load(weights)
         if paths:
-            self.data.splits["test"] = self._pictures(paths)
+            self.data.splits["test"] = self._pictures(paths, weights)
         dataset = self.data.split("test")
         writer = Write(folder, dataset, list(dataset.classes))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
@@ -160,21 +167,21 @@ class Run:
             self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
         return writer.rows
 
-    def _pictures(self, paths: Sequence[Path]) -> Any:
+    def _pictures(self, paths: Sequence[Path], weights: str | Path) -> Any:
         """Pictures by path, as the run's own dataset takes them in testing."""
         from glore.data.images import Pictures, listed  # needs torchvision
 
         preset = self.recipe.resolved["data"]["dataset"].get("init_args", {}).get("preset")
-        return Pictures(
-            [(path, None) for path in listed(paths)], self._classes(), preset and files.construct(preset, trust=True)
-        )
+        known = getattr(self.recipe.dataset_class, "names", None)  # without the data
+        classes = self._trained_classes(weights) or (known() if known else list(self.data.split("train").classes))
+        samples = [(path, None) for path in listed(paths)]
+        return Pictures(samples, classes, preset and files.construct(preset, trust=True))
 
-    def _classes(self) -> list[str]:
-        """The names of the classes: those that were trained, or what the data are known to have."""
-        trained, known = self.folder / CLASSES, getattr(self.recipe.dataset_class, "names", None)
-        if trained.is_file():
-            return trained.read_text().splitlines()
-        return known() if known is not None else list(self.data.split("train").classes)
+    def _trained_classes(self, weights: str | Path) -> list[str]:
+        """The names of the classes that weights were trained on, as far as their folder tells."""
+        folder = self.folder if weights in ("last", "best", "start") else Path(weights).parent
+        told = folder / CLASSES
+        return told.read_text().splitlines() if weights != "start" and told.is_file() else []
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Test the last epoch's weights, and write the result and what each test sample added to it.
@@ -183,14 +190,14 @@ class Run:
             about: what else the result tells, such as the variant and the seed.
         """
         metrics = self.evaluate()
-        example = torch.as_tensor(self.data.split("test")[0][0])[None]
+        ((example, _),) = self.data.spread("test", 1)
         (kept,) = (callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Keep))
         result = {
             **about,
             "metrics": metrics,
             "classes": list(self.data.split("test").classes),
             "parameters": measure.parameters(self.task.net),
-            "multiply_adds": measure.multiply_adds(self.task.net, example),
+            "multiply_adds": measure.multiply_adds(self.task.net, example[None]),
             "step_ms": kept.step_ms,
             "waiting": kept.waiting,
             "hash": self.recipe.hash,

@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from glore.insert import units_of
+from glore.nets.images import classifiers
 from glore.train.schedules import Schedule, constant
 from glore.units.ndim import BATCH_NORMS
 
-MOST_BROKEN = 0.01  # share of the training samples that may be unreadable
+MOST_BROKEN = 0.01  # share of the samples that may be unreadable in a training
 
 
 class Task(LightningModule):
@@ -65,7 +66,7 @@ class Task(LightningModule):
             if isinstance(module, BATCH_NORMS) and (frozen_norms or (train == "units" and id(module) not in new))
         ]
         self.counted: list[tuple[Tensor, Tensor]] = []  # of each evaluated batch: indices and counts
-        self.broken: set[int] = set()  # training samples that could not be read
+        self.broken: dict[str, set[int]] = {"train": set(), "val": set()}  # samples that could not be read
         self.samples: dict[int, Tensor] = {}  # of the last evaluation: index → counts, in order
         if channels_last:
             for tensor in (*self.net.parameters(), *self.net.buffers()):
@@ -111,7 +112,7 @@ class Task(LightningModule):
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
         inputs, target, index = batch
-        self._count_broken(index)
+        self._count_broken(index, "train")
         inputs, target = self.mixed(inputs, target)
         loss = self.loss(self._logits(inputs, "train"), target)
         finite = torch.as_tensor(self.all_gather(loss.detach().isfinite()))  # of all processes: they stop together
@@ -124,21 +125,25 @@ class Task(LightningModule):
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(index), sync_dist=True)
         return loss
 
-    def _count_broken(self, index: Tensor) -> None:
+    def _count_broken(self, index: Tensor, split: str) -> None:
         """Note the samples that could not be read, whose index is negative; stop if they are more than a few."""
-        self.broken |= {int(-1 - i) for i in index[index < 0]}
-        dataset = self.trainer.datamodule.split("train")  # type: ignore[attr-defined]
-        if len(self.broken) > max(1, MOST_BROKEN * len(dataset)):
-            names = ", ".join(dataset.name(item) for item in sorted(self.broken)[:20])
+        broken = self.broken[split]
+        broken |= {int(-1 - i) for i in index[index < 0]}
+        dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
+        if len(broken) > max(1, MOST_BROKEN * len(dataset)):
+            names = ", ".join(dataset.name(item) for item in sorted(broken)[:20])
             raise ValueError(
-                f"{len(self.broken)} of {len(dataset)} training samples cannot be read, more than "
+                f"{len(broken)} of {len(dataset)} samples of {split} cannot be read, more than "
                 f"{100 * MOST_BROKEN:.0f} %: {names}"
             )
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
         inputs, target, index = batch
-        logits = self._logits(inputs, "test" if self.trainer.testing else "val")
-        self.counted.append((index.cpu(), self.counts(logits, target).cpu()))
+        split = "test" if self.trainer.testing else "val"
+        if split == "val":
+            self._count_broken(index, split)
+        counts = self.counts(self._logits(inputs, split), target)
+        self.counted.append((index[index >= 0].cpu(), counts[index >= 0].cpu()))  # others stand for what is broken
 
     test_step = validation_step
 
@@ -201,14 +206,8 @@ class Task(LightningModule):
 
 
 def new_parts(net: nn.Module) -> list[nn.Module]:
-    """What has no trained weights where the rest of a network has: its units and its classifier.
-
-    The classifier is what timm's `get_classifier` tells, or what is called `head`, `classifier` or `fc`.
-    """
-    told = getattr(net, "get_classifier", None)
-    named = (getattr(net, name, None) for name in ("head", "classifier", "fc"))
-    classifier = told() if told is not None else next((part for part in named if part is not None), None)
-    return [*units_of(net).values(), *([classifier] if isinstance(classifier, nn.Module) else [])]
+    """What has no trained weights where the rest of a network has: its units and its classifier."""
+    return [*units_of(net).values(), *(net.get_submodule(name) for name in classifiers(net))]
 
 
 def last(tensor: Tensor) -> Tensor:

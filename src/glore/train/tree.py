@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.resources
 import re
 import sys
@@ -16,6 +17,7 @@ from glore.train.blame import SHORT, RecipeError
 
 Tree = dict[str, Any]
 
+TEXTS = ("data.dataset.root", "model.net.name")  # flags whose values are no YAML, whatever they look like
 RECIPES = importlib.resources.files("glore") / "recipes"
 
 
@@ -42,15 +44,18 @@ def find(name: str) -> str:
     )
 
 
-def read(flags: Sequence[str]) -> Tree:
+def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     """The recipe that flags name with `--config`, with the values that the other flags put into it.
+
+    A flag that names a class comes before those that give its arguments, in whatever order they stand.
 
     Args:
         flags: as on the command line: `["--config", "digits", "--seed", "1", "--model.net.unit=null"]`. Values are
             YAML. `--trainer.callbacks+=NAME` appends to a list, and later flags give arguments of what was appended.
+        variant: one of those that the recipe compares, put in before the flags.
 
     Raises:
-        RecipeError: there is no such recipe, it is not YAML, or a flag has no value.
+        RecipeError: there is no such recipe or variant, it is not YAML, or a flag has no value.
     """
     pairs = _pairs(flags)
     configs = [value for key, value in pairs if key == "config"]
@@ -66,13 +71,41 @@ def read(flags: Sequence[str]) -> Tree:
         raise RecipeError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{path} is not a recipe: it must have the keys model, data and trainer")
-    for key, value in pairs:
+    if variant is not None:
+        tree = varied(tree, variant)
+    appended = tuple(key.removesuffix("+") for key, _ in pairs if key.endswith("+"))
+    for key, value in sorted(pairs, key=lambda pair: pair[0].startswith(appended) * 99 or pair[0].count(".")):
         if key != "config":
             try:
-                put(tree, key, yaml.load(value, _Loader))
+                put(tree, key, value if SHORT.get(key, key) in TEXTS else yaml.load(value, _Loader))
             except yaml.YAMLError as error:
                 raise RecipeError(f"--{key} {value} is not YAML: {' '.join(str(error).split())}") from error
     return tree
+
+
+def varied(tree: Tree, variant: str) -> Tree:
+    """The recipe with what one of its variants puts into it.
+
+    Raises:
+        RecipeError: there is no such variant; the message lists them.
+    """
+    variants = check(variant, (tree.get("compare") or {}).get("variants") or {})
+    tree = copy.deepcopy(tree)
+    for key, value in variants[variant].items():
+        put(tree, key, value)
+    return tree
+
+
+def check(variant: str, variants: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The variants, if this is one of them."""
+    if variant not in variants:
+        near = get_close_matches(variant, variants, n=1)
+        raise RecipeError(
+            f"--variant {variant}: the recipe has no such variant"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+            + (f" (it has {', '.join(variants)})" if variants else "")
+        )
+    return variants
 
 
 def put(tree: Tree, key: str, value: Any) -> None:
@@ -126,7 +159,12 @@ def _pairs(flags: Sequence[str]) -> list[tuple[str, str]]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in YAML 1.2."""
+    """YAML in which 1e-3 is a number, as in YAML 1.2, and a date is a text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012, of the parent's name
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 _Loader.add_implicit_resolver(

@@ -110,7 +110,7 @@ def load(path: Path | str, *, trust: bool = False) -> nn.Module:
         raise ValueError(f"{json_path} is not a JSON file: {error}") from error
     try:
         net = construct(constructor, trust=trust)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError) as error:
         raise ValueError(f"{json_path} makes no network: {error}") from error
     load_weights(net, weights_path)
     return net.eval()
@@ -206,7 +206,10 @@ def _resolve(constructor: Constructor, trust: bool) -> tuple[Callable[..., Any],
         builder = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"class_path={class_path!r} cannot be imported: {error}") from error
-    return builder, {**(constructor.get("init_args") or {}), **(constructor.get("dict_kwargs") or {})}
+    arguments = {**(constructor.get("init_args") or {}), **(constructor.get("dict_kwargs") or {})}
+    if not trust:  # the weights lie beside the JSON; it has no say about other files
+        arguments.pop("pretrained", None)
+    return builder, arguments
 
 
 def _pair(path: Path | str) -> tuple[Path, Path]:

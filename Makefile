@@ -3,6 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 EXTRAS ?= timm,show
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 ENV := $(VENV)/.made
 
 .PHONY: help demo env test check bench-units bench-networks clean
@@ -22,9 +23,10 @@ $(ENV): pyproject.toml
 
 env: $(ENV)  ## Make the environment with everything for development
 
-test: $(ENV)  ## Run all tests
-	$(BIN)/python -m pytest -q -m "not slow and not unchecked" --jaxtyping-packages=glore,checker.checked
-	$(BIN)/python -m pytest -q -m "not slow and unchecked"
+test: export OMP_NUM_THREADS = 1
+test: $(ENV)  ## Run all tests, several at a time
+	$(PYTEST) -m "not slow and not unchecked" --jaxtyping-packages=glore,checker.checked
+	$(PYTEST) -m "not slow and unchecked"
 
 check: $(ENV)  ## Run linters, type checker and import contracts
 	$(BIN)/ruff check .

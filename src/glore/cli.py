@@ -37,7 +37,8 @@ everyday flags, each of which changes a value of the recipe:
 Every key of a recipe is a flag. `glore recipe NAME` prints a recipe with all its keys.
 """
 EXTRAS = {  # which extra of this package brings a module
-    **dict.fromkeys(("jsonargparse", "matplotlib", "numpy", "PIL", "pytorch_lightning", "tqdm", "yaml"), "show"),
+    **dict.fromkeys(("jsonargparse", "lightning_fabric", "matplotlib", "numpy", "PIL"), "show"),
+    **dict.fromkeys(("pytorch_lightning", "tqdm", "yaml"), "show"),
     **dict.fromkeys(("timm", "torchvision"), "timm"),
 }
 FAULTS = (ValueError, OSError, ImportError, ArithmeticError)  # what a user can mend; anything else is our mistake

@@ -82,6 +82,10 @@ def test_classes_by_what_they_show(pictures, tmp_path):
     names = ImageNet.names()
     assert (len(names), names[0], names[985]) == (1000, "tench", "daisy")
     for k in range(1000):
-        (tmp_path / f"train/n{k:08}").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(tmp_path / "train/n00000007/a.png")
-    assert ImageNet("train", str(tmp_path)).classes == names
+        for split in ("train", "val"):
+            (tmp_path / f"{split}/n{k:08}").mkdir(parents=True)
+        (tmp_path / f"train/n{k:08}/a.png").write_bytes(b"")
+    (tmp_path / "val/n00000007/a.png").write_bytes(b"")
+    val = ImageNet("val", str(tmp_path))
+    assert val.classes == names
+    assert val.samples == [(tmp_path / "val/n00000007/a.png", 7)]

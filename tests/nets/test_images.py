@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 import glore
 from glore import measure, probe
-from glore.nets import images
+from glore.nets import images, pretrained
 from glore.nets.small import small_classifier
 from glore.units import SqueezeExcite2d
 from glore.weights import files
@@ -180,9 +180,9 @@ def test_the_classifier_of_any_network_may_have_other_classes(tmp_path):
     save_file(small_classifier(10).state_dict(), tmp_path / "w.safetensors")
     net, same = (small_classifier(k, pretrained=str(tmp_path / "w.safetensors")) for k in (3, 10))
     assert torch.equal(net.backbone.stem.weight, same.backbone.stem.weight)
-    assert images.classifiers(net) == ["head"]
-    assert images.classifiers(images.resnet50(unit=None)) == ["head.fc"]
-    assert images.classifiers(timm.create_model("test_vit")) == ["head"]
+    assert pretrained.classifiers(net) == ["head"]
+    assert pretrained.classifiers(images.resnet50(unit=None)) == ["head.fc"]
+    assert pretrained.classifiers(timm.create_model("test_vit")) == ["head"]
 
 
 @pytest.mark.slow

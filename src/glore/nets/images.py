@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from glore import probe
 from glore.insert import insert, spread
+from glore.nets.pretrained import load_pretrained
 from glore.units import GloRe2d
 
 PROBED = 96  # pixels a side of the picture that shows where units can stand: nearly any CNN takes it, and it is quick
@@ -68,15 +68,14 @@ def backbone(
         raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
     if reading := READING & (options or {}).keys():
         raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is not for here; weights come by pretrained")
-    file = _file(pretrained) if isinstance(pretrained, str) else None
     try:
         model: nn.Module = timm.create_model(
             name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
         )
     except RuntimeError as error:  # no such tag, no weights
         raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {error}") from error
-    if file is not None:
-        load_pretrained(model, file)
+    if isinstance(pretrained, str):
+        load_pretrained(model, pretrained)
     if unit is None or not units:
         return model
     (example,) = probe.inputs_for(model, None)
@@ -195,73 +194,6 @@ def _is_map(value: tuple[Any, ...]) -> bool:
         and value[0].dim() == 4
         and value[0].shape[2] == value[0].shape[3]
     )
-
-
-def load_pretrained(model: nn.Module, path: Path | str) -> None:
-    """Load weights of a network without units from a file, safetensors or torch's own, into a network without units.
-
-    Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
-    classes the weights are left out. A file in which no key is known, but whose tensors have the network's shapes one
-    by one in order, is taken in that order; the classifier's may have others there too.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or the weights do not fit; the message names what does not.
-    """
-    weights = _read(_file(path))
-    own = model.state_dict()
-    head = tuple(f"{name}." for name in classifiers(model))
-    if not weights.keys() & own.keys():
-        counted = [name for name in own if not name.endswith("num_batches_tracked")]
-        values = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
-        pairs = list(zip(counted, values, strict=False))
-        same = all(own[name].shape == tensor.shape or name.startswith(head) for name, tensor in pairs)
-        if same and len(counted) == len(values):
-            weights = dict(pairs)
-    other_head = {name for name in own if name.startswith(head) and name in weights}
-    other_head = {name for name in other_head if weights[name].shape != own[name].shape}
-    kept = {name: tensor for name, tensor in weights.items() if name not in other_head}
-    faults = [f"{name} is unknown" for name in kept if name not in own]
-    faults += [
-        f"{name} is missing"
-        for name in own
-        if name not in kept and name not in other_head and not name.endswith("num_batches_tracked")
-    ]
-    faults += [
-        f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-        for name, tensor in kept.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {'; '.join(faults[:3])}{more}")
-    model.load_state_dict(kept, strict=False)
-
-
-def classifiers(model: nn.Module) -> list[str]:
-    """Where a network's classifier is: what timm tells, or else what is called `head`, `classifier` or `fc`."""
-    told = getattr(model, "default_cfg", {}).get("classifier")
-    names = (told,) if isinstance(told, str) else told or ("head", "classifier", "fc")
-    modules = dict(model.named_modules())
-    return [name for name in names if name in modules]
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    from timm.models import load_state_dict
-
-    try:
-        weights: dict[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
-    except Exception as error:  # torch and safetensors raise many kinds for broken files
-        raise ValueError(f"pretrained={str(path)!r} is damaged, or holds more than tensors: {error}") from error
-    if not all(isinstance(value, Tensor) for value in weights.values()):
-        raise ValueError(f"pretrained={str(path)!r} is no state dict, but has {', '.join(map(str, [*weights][:5]))}")
-    return weights
-
-
-def _file(path: Path | str) -> Path:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"pretrained={str(path)!r} is no file")
-    return Path(path)
 
 
 def statistics(builder: Callable[..., nn.Module], name: str | None = None) -> dict[str, list[float]]:

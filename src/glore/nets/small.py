@@ -97,7 +97,7 @@ def small_segmenter(
         strides: of the first convolution, then of each stage.
         units: stage → how many units to spread over its blocks, or explicit block indices: `{"res3": 1}`.
         unit: makes a unit from its channels; None leaves the network plain.
-        pretrained: the path of a file with weights of this network without units; see `images.load_pretrained`.
+        pretrained: the path of a file with weights of this network without units; see `glore.nets.pretrained`.
 
     Raises:
         ValueError: a stage is unknown or has fewer blocks than units, or the weights do not fit.
@@ -161,7 +161,7 @@ def _with_units(
     if pretrained is True:
         raise ValueError("pretrained=True: nobody publishes weights of this network; give the path of a file")
     if pretrained:
-        from glore.nets.images import load_pretrained  # reads files with timm
+        from glore.nets.pretrained import load_pretrained  # reads files with timm
 
         load_pretrained(net, pretrained)
     if unit is None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from glore.insert import units_of
-from glore.nets.images import classifiers
+from glore.nets.pretrained import classifiers
 from glore.train.schedules import Schedule, constant
 from glore.units.ndim import BATCH_NORMS
 

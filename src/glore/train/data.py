@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
@@ -40,17 +40,24 @@ class Seeded(Dataset[Any]):
         self.dataset, self.broken = dataset, broken
 
     def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Any, ...]]:
+        """The items of a batch; torch's loader asks for them at once, so that states are kept once for all."""
         generator = torch.default_generator  # torch.manual_seed would seed the devices too, a third of a millisecond
         states = generator.get_state(), random.getstate(), np.random.get_state()
-        generator.manual_seed(draw.seed)
-        random.seed(draw.seed)
-        np.random.seed(draw.seed % 2**32)
         try:
-            sample, target, index = self._read(draw.item)
+            return [self._drawn(draw, generator) for draw in draws]
         finally:
             generator.set_state(states[0])
             random.setstate(states[1])
             np.random.set_state(states[2])
+
+    def _drawn(self, draw: Draw, generator: torch.Generator) -> tuple[Any, ...]:
+        generator.manual_seed(draw.seed)
+        random.seed(draw.seed)
+        np.random.seed(draw.seed % 2**32)
+        sample, target, index = self._read(draw.item)
         return torch.as_tensor(sample), -1 if target is None else target, index
 
     def _read(self, item: int) -> tuple[Any, Any, int]:

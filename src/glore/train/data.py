@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
@@ -42,8 +42,8 @@ class Seeded(Dataset[Any]):
     def __getitem__(self, draw: Draw) -> tuple[Any, ...]:
         return self.__getitems__([draw])[0]
 
-    def __getitems__(self, draws: Sequence[Draw]) -> list[tuple[Any, ...]]:
-        """The items of a batch; torch's loader asks for them at once, so that states are kept once for all."""
+    def __getitems__(self, draws: list[Any]) -> list[Any]:  # Any: to check a list, beartype draws one of its items
+        """The items of a batch of draws; torch's loader asks for them at once, so states are kept once for all."""
         generator = torch.default_generator  # torch.manual_seed would seed the devices too, a third of a millisecond
         states = generator.get_state(), random.getstate(), np.random.get_state()
         try:

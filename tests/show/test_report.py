@@ -132,7 +132,7 @@ def test_a_map_is_red_above_its_median_and_blue_below():
 
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
     rows = [{"variant": "a", "seed": 0, "miou": float("nan"), "parameters": 1, "multiply_adds": 1, "step_ms": 1.0}]
-    grid = compare.Grid(Comparison(), [], tmp_path)
+    grid = compare.Grid(Comparison(metric="miou"), [], tmp_path)
     assert "nan" in report._text_table(report._summary(grid, rows))
 
 

@@ -86,9 +86,9 @@ def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     for variant in variants:
         own = [row for row in rows if row["variant"] == variant]
         line = {"variant": variant, "seeds": str(len(own))}
-        for name in own[0]:
-            if name not in ("variant", "seed", *COUNTS):
-                line[name] = _mean([100 * row[name] for row in own])
+        scores = [name for name in own[0] if name not in ("variant", "seed", *COUNTS)]
+        for name in sorted(scores, key=lambda name: name != grid.metric):  # the verdict's first, for narrow screens
+            line[name] = _mean([100 * row[name] for row in own])
         if published:
             line["published"] = f"{100 * published[variant]:.1f}" if variant in published else ""
         line["parameters"] = f"{own[0]['parameters']:,}"

@@ -12,7 +12,7 @@ ENV := $(VENV)/.made
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-demo: $(ENV)  ## Compare units on a small task and write a page of results (about 5 minutes on 2 cores)
+demo: $(ENV)  ## Compare units on a small task and write a page of results (5 to 10 minutes on 2 cores)
 	$(BIN)/glore demo
 
 $(ENV): pyproject.toml

@@ -20,7 +20,7 @@ PALETTE = bytes.fromhex("000000 1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2
 
 
 class Write(BasePredictionWriter):
-    """Writes predictions to a folder as they are made: masks `<index>.png`, or `predictions.csv` with the top classes.
+    """Writes predictions to a folder: masks `<index>.png` as they are made, and at the end a row a sample in a CSV.
 
     A mask is a PNG whose values are classes, with a palette that shows them. A sample that cannot be read has a row
     that says why.

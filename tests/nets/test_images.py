@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import glore
 from glore import measure, probe
@@ -168,6 +168,30 @@ def test_weights_that_do_not_fit_are_named(tmp_path, kind):
 def test_places_of_a_wrong_type_are_named(wanted):
     with pytest.raises(ValueError, match="give a number of units, or a list of indices"):
         images.backbone("resnet18", {"res3": wanted})
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet18"])
+def test_a_fresh_classifier_on_trained_weights_starts_small(tmp_path, name):
+    save_file(timm.create_model(name).state_dict(), tmp_path / "w.safetensors")
+    net = images.backbone(name, unit=None, classes=3, pretrained=str(tmp_path / "w.safetensors"))
+    classifier = net.get_classifier()
+    assert classifier.weight.shape[0] == 3
+    assert classifier.weight.std() < 1.5 / classifier.weight.shape[1] ** 0.5
+    kept = images.backbone(name, unit=None, pretrained=str(tmp_path / "w.safetensors"))
+    assert torch.equal(
+        kept.get_classifier().weight, load_file(tmp_path / "w.safetensors")[f"{kept.default_cfg['classifier']}.weight"]
+    )
+
+
+def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
+    def offline(*arguments, **options):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(
+        ValueError, match=r"could not be downloaded \(Name or service not known\); give the path of a file"
+    ):
+        images.backbone("resnet18", pretrained=True)
 
 
 def test_weights_that_are_no_state_dict_are_named(tmp_path):

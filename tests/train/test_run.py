@@ -75,7 +75,7 @@ def test_the_bar_of_an_evaluation_is_gone_before_anything_else_is_said(tree, tmp
     progress = Progress()
     runs.prepare(Recipe(tree), tmp_path, progress).evaluate()
     assert progress.evaluation is None
-    assert capsys.readouterr().err.endswith("\r")
+    assert not capsys.readouterr().err  # which is no terminal here
 
 
 @pytest.mark.parametrize("workers", [0, 2])

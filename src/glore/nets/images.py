@@ -69,13 +69,24 @@ def backbone(
     if reading := READING & (options or {}).keys():
         raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is not for here; weights come by pretrained")
     try:
-        model: nn.Module = timm.create_model(
+        model: Any = timm.create_model(
             name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
         )
     except RuntimeError as error:  # no such tag, no weights
-        raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {error}") from error
+        raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {error}") from None
+    except Exception as error:  # a hub that cannot be reached raises many kinds
+        if pretrained is not True or isinstance(error, TypeError):
+            raise
+        raise ValueError(
+            f"name={name!r}, pretrained=True: its weights could not be downloaded ({error}); give the path of a file, "
+            "or False to start from nothing"
+        ) from None
     if isinstance(pretrained, str):
-        load_pretrained(model, pretrained)
+        fresh = not load_pretrained(model, pretrained)
+    else:
+        fresh = pretrained and model.num_classes != model.pretrained_cfg["num_classes"]
+    if fresh:  # timm starts some classifiers from numbers that are far too large for few classes
+        model.reset_classifier(model.num_classes)
     if unit is None or not units:
         return model
     (example,) = probe.inputs_for(model, None)

@@ -7,12 +7,15 @@ from pathlib import Path
 from torch import Tensor, nn
 
 
-def load_pretrained(model: nn.Module, path: Path | str) -> None:
+def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     """Load weights of a network without units from a file, safetensors or torch's own, into a network without units.
 
     Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
     classes the weights are left out. A file in which no key is known, but whose tensors have the network's shapes one
     by one in order, is taken in that order; the classifier's may have others there too.
+
+    Returns:
+        Whether the classifier's weights were taken too.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,6 +49,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> None:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {'; '.join(faults[:3])}{more}")
     model.load_state_dict(kept, strict=False)
+    return not other_head
 
 
 def classifiers(model: nn.Module) -> list[str]:

@@ -85,7 +85,7 @@ class Progress(Callback):
 
     def _evaluate(self, trainer: Trainer, batches: list[int | float]) -> None:
         if self.bar is None and trainer.is_global_zero:
-            self.evaluation = tqdm(total=sum(batches), desc="evaluation", mininterval=0.5, leave=False)
+            self.evaluation = tqdm(total=sum(batches), desc="evaluation", mininterval=0.5, leave=False, disable=None)
 
     def _step(self, trainer: Trainer, *about: object) -> None:
         if self.evaluation is not None:

@@ -136,6 +136,8 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     scenes = data.spread("test", SCENES) if data else []
     pictures = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = pictures and scenes[0][1].dim() > 0  # a class for each position
+    names = finished[0][1]["classes"]
+    samples = _masks(shown, scenes) if labels else _answers(shown, scenes, names) if pictures else ()
     waiting = statistics.mean(result["waiting"] for _, result in finished)
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
@@ -146,8 +148,8 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         table=_table(_summary(grid, rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
-        legend=_legend(finished[0][1]["classes"]) if labels else "",
-        samples="".join((_masks if labels else _answers)(shown, scenes, finished[0][1]["classes"])) if pictures else "",
+        legend=_legend(names) if labels else "",
+        samples="".join(samples),
         maps="".join(_maps(shown, scenes[0][0])) if pictures else "",
         seeds=", ".join(map(str, seeds)),
         samples_tested=len(finished[0][0].counts()),
@@ -194,7 +196,7 @@ def _legend(classes: list[str]) -> str:
     return f'<p class="soft legend">{" ".join(marks)}</p>'
 
 
-def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: list[str]) -> Iterator[str]:
+def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]]) -> Iterator[str]:
     """Some test samples, with the truth and what each variant says, as masks."""
     told = _told(cells, scenes)
     for i, (sample, target) in enumerate(scenes):

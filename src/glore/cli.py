@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
             raise  # Lightning ends an interrupted training with SystemExit
         trains = arguments[0] in ("demo", "compare", "fit")
-        cure = "the same command goes on from the last completed epoch" if trains else "nothing was changed"
+        cure = "the same command goes on from the last completed epoch" if trains else "start it again"
         print(f"interrupted; {cure}", file=sys.stderr)
         return 130
     except FAULTS as error:

@@ -116,7 +116,7 @@ def test_units_by_path_and_other_units():
         ({"units": {"layer2": 1, "res3": 1}}, "layer2 is named twice, by its path and by res3"),
         ({"units": {"res3": (0,), "layer2": 1}}, "layer2 is named twice, by its path and by res3"),
         ({"name": "resnet18.nope"}, "name='resnet18.nope', pretrained=False: "),
-        ({"options": {"checkpoint_path": "w.pth"}}, "checkpoint_path is not for here; weights come by pretrained"),
+        ({"options": {"checkpoint_path": "w.pth"}}, "checkpoint_path is refused: give weights as pretrained"),
         ({"units": {"layer9": 1}}, "where='layer9' is no module"),
         ({"pretrained": "nowhere.pth"}, "pretrained='nowhere.pth' is no file"),
     ],

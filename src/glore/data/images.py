@@ -112,7 +112,7 @@ class ImageFolder(Pictures):
                 if len(paths) <= len(cut):
                     raise FileNotFoundError(
                         f"{folder / name} has {len(paths)} pictures: too few to train and to hold out for "
-                        f"{' and '.join(cut)}"
+                        f"{' and '.join(cut)}; add some, or give {' and '.join(cut)} folders of their own"
                         if cut
                         else f"{folder / name} has no pictures ({', '.join(sorted(SUFFIXES))})"
                     )

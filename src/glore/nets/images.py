@@ -67,7 +67,7 @@ def backbone(
         near = timm.list_models(f"*{name[:6]}*")[:5]
         raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
     if reading := READING & (options or {}).keys():
-        raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is not for here; weights come by pretrained")
+        raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is refused: give weights as pretrained")
     try:
         model: Any = timm.create_model(
             name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})

@@ -89,15 +89,16 @@ def varied(tree: Tree, variant: str) -> Tree:
     Raises:
         RecipeError: there is no such variant; the message lists them.
     """
-    variants = check(variant, (tree.get("compare") or {}).get("variants") or {})
+    variants = (tree.get("compare") or {}).get("variants") or {}
+    check(variant, variants)
     tree = copy.deepcopy(tree)
     for key, value in variants[variant].items():
         put(tree, key, value)
     return tree
 
 
-def check(variant: str, variants: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The variants, if this is one of them."""
+def check(variant: str, variants: Mapping[str, Any]) -> None:
+    """Refuse a variant that is none of these; the message lists them."""
     if variant not in variants:
         near = get_close_matches(variant, variants, n=1)
         raise RecipeError(
@@ -105,7 +106,6 @@ def check(variant: str, variants: Mapping[str, Any]) -> Mapping[str, Any]:
             + (f"; did you mean {near[0]!r}?" if near else "")
             + (f" (it has {', '.join(variants)})" if variants else "")
         )
-    return variants
 
 
 def put(tree: Tree, key: str, value: Any) -> None:

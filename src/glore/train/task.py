@@ -185,8 +185,13 @@ class Task(LightningModule):
         scores = self.scores(torch.stack(list(self.samples.values())).sum(0))
         return dict(zip(self.names(classes), scores, strict=True))
 
-    def on_train_epoch_start(self) -> None:
-        """Dropout and the like draw anew each epoch, so a resumed training draws what an uninterrupted one would."""
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        """Dropout and the like draw anew each epoch, so a resumed training draws what an uninterrupted one would.
+
+        From its first batch on: a loader draws when it begins, which a resumed training does earlier.
+        """
+        if batch_index:
+            return
         seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]
         torch.manual_seed(1_000_003 * (seed + 1) + 1_009 * self.current_epoch + self.global_rank)
 

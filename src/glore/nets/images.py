@@ -41,7 +41,8 @@ def backbone(
         name: of the network in timm: `"resnet50"`, `"resnetv2_101"`, `"convnext_tiny"`, …
         units: stage → how many units to spread over its places, or their zero-based indices: `{"res3": 2, "res4": 3}`.
             `res<k>` are the places behind blocks whose output is 2^k times smaller than the picture, in the order in
-            which they run. A module path, such as `"layer3"`, names a container of blocks as in `glore.insert`.
+            which they run; a dilated stage keeps its name. A module path, such as `"layer3"`, names a container of
+            blocks as in `glore.insert`.
         unit: makes a unit from its channels; None leaves the network plain.
         classes: of the classifier; 1,000 by default, and in a recipe, null for as many as the data have.
         pretrained: True for the weights that timm knows, which are downloaded; or the path of a file with weights.
@@ -72,10 +73,17 @@ def backbone(
         model: Any = timm.create_model(
             name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
         )
+    except (TypeError, AssertionError) as error:
+        if "output_stride" not in (options or {}):
+            raise
+        raise ValueError(
+            f"name={name!r} cannot be dilated to output_stride={(options or {})['output_stride']}: take another "
+            "network, such as a ResNet, ResNeXt, SE-ResNet, Xception, MobileNetV2 or EfficientNet, or leave its stride"
+        ) from error
     except RuntimeError as error:  # no such tag, no weights
         raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {error}") from None
     except Exception as error:  # a hub that cannot be reached raises many kinds
-        if pretrained is not True or isinstance(error, TypeError):
+        if pretrained is not True:
             raise
         raise ValueError(
             f"name={name!r}, pretrained=True: its weights could not be downloaded ({error}); give the path of a file, "
@@ -90,7 +98,10 @@ def backbone(
     if unit is None or not units:
         return model
     (example,) = probe.inputs_for(model, None)
-    return insert(model, where(model, units, example), unit, example=_smaller(model, example))
+    told = dict(options or {})
+    dilated = told.pop("output_stride", 32) != 32  # which hides where the strides were
+    undilated = timm.create_model(name, num_classes=0, **told) if dilated else model
+    return insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:

@@ -53,9 +53,9 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
 
 
 def classifiers(model: nn.Module) -> list[str]:
-    """Where a network's classifier is: what timm tells, or else what is called `head`, `classifier` or `fc`."""
+    """Where a network's classifier is: what timm tells, or else what has a usual name for it."""
     told = getattr(model, "default_cfg", {}).get("classifier")
-    names = (told,) if isinstance(told, str) else told or ("head", "classifier", "fc")
+    names = (told,) if isinstance(told, str) else told or ("head", "auxiliary", "classifier", "fc")
     modules = dict(model.named_modules())
     return [name for name in names if name in modules]
 

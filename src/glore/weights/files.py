@@ -37,6 +37,7 @@ BUILDERS = frozenset(
     for name in (
         *("nets.small.small_classifier", "nets.small.small_segmenter", "nets.images.backbone"),
         *(f"nets.images.{name}" for name in PAPER),
+        *("nets.segmenter.segmenter", *(f"nets.heads.{name}" for name in ("FCN", "PSP", "DenseASPP"))),
         *(f"GloRe{axes}d" for axes in (1, 2, 3)),
         *(
             f"units.{file}{kind}{axes}d"

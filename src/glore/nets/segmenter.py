@@ -1,0 +1,134 @@
+"""Segmentation networks: a dilated backbone of timm, a head, and logits of the picture's size."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glore import probe
+from glore.insert import remove, units_of
+from glore.nets.heads import FCN
+from glore.nets.images import PROBED, Units, backbone
+
+
+class Segmenter(nn.Module):
+    """A backbone, a head on its last map and, for training, an auxiliary head on the map of the stage before.
+
+    Shapes:
+        `(b, 3, h, w)` of any size to logits `(b, classes, h, w)`; in training with an auxiliary head, a tuple of the
+        head's logits and the auxiliary ones.
+
+    Args:
+        backbone: a network with `forward_intermediates`, as timm's have.
+        head: from the last map to logits.
+        auxiliary: the same from the map before; None for none.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None) -> None:
+        super().__init__()
+        self.backbone, self.head, self.auxiliary = backbone, head, auxiliary
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b k h w"] | tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
+        size = x.shape[2:]
+        before, last = _maps(self.backbone, x)
+        logits = F.interpolate(self.head(last), size, mode="bilinear")  # (b, k, h, w)
+        if self.auxiliary is None or not self.training:
+            return logits
+        return logits, F.interpolate(self.auxiliary(before), size, mode="bilinear")
+
+
+def segmenter(
+    name: str,
+    classes: int | None = None,
+    head: Callable[[int, int], nn.Module] = FCN,
+    output_stride: Literal[8, 16, 32] = 8,
+    auxiliary: bool = True,
+    units: Units | None = None,
+    unit: Callable[[int], nn.Module] | None = None,
+    pretrained: bool | str = False,
+    options: Mapping[str, Any] | None = None,
+) -> Segmenter:
+    """One of timm's CNNs, dilated, under a segmentation head.
+
+    Shapes:
+        See `Segmenter`.
+
+    Args:
+        name: of the backbone in timm: `"resnetv2_50"`, `"tf_efficientnet_lite0"`, …
+        classes: how many there are; in a recipe, null for as many as the data have.
+        head: makes the head from the channels of the backbone's last map and the number of classes: `FCN`, `PSP` and
+            `DenseASPP` in `glore.nets.heads`. Units of the head are an argument of `FCN`.
+        output_stride: how many times smaller the backbone's last map is than the picture; 8 costs the most.
+        auxiliary: whether a plain `FCN` head of a quarter of the channels learns from the stage before.
+        units: stage of the backbone → how many units to put there, or their indices, as `glore.nets.images.backbone`
+            takes them. A stage keeps its name when it is dilated.
+        unit: makes a unit of the backbone from its channels.
+        pretrained: True for the weights that timm knows of the backbone; or the path of a file with them.
+        options: further arguments of `timm.create_model`.
+
+    Raises:
+        ModuleNotFoundError: timm is missing, which the extra `timm` brings.
+        ValueError: there is no such network, it cannot be dilated, or an argument is out of range.
+
+    Source: the authors' repository for the networks on Cityscapes; Zhao et al., CVPR 2017, for the auxiliary head.
+
+    Example:
+        >>> import torch, glore
+        >>> from functools import partial
+        >>> net = segmenter("resnetv2_18", 11, partial(FCN, width=64, unit=glore.GloRe2d)).eval()
+        >>> net(torch.zeros(1, 3, 67, 91)).shape
+        torch.Size([1, 11, 67, 91])
+    """
+    if classes is None or classes < 1:
+        raise ValueError(f"classes={classes} must be how many there are, at least 1")
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride={output_stride} must be 8, 16 or 32")
+    dilated = {"output_stride": output_stride} if output_stride < 32 else {}
+    net: Any = backbone(name, units, unit, pretrained=pretrained, options={**(options or {}), **dilated})
+    if not hasattr(net, "forward_intermediates"):
+        raise ValueError(
+            f"name={name!r}: timm gives no maps of its stages (forward_intermediates); take another network"
+        )
+    before, last = _prune(net, name)
+    side = FCN(before, classes, width=max(1, before // 4)) if auxiliary else None
+    return Segmenter(net, head(last, classes), side)
+
+
+def _maps(backbone: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The backbone's last two maps, the last one behind the norm that a pre-activation network ends in."""
+    before, last = backbone.forward_intermediates(x, indices=2, norm=True, intermediates_only=True)
+    return before, last
+
+
+def _prune(net: nn.Module, name: str) -> tuple[int, int]:
+    """Take out the layers behind the last map, and tell the channels of the last two maps."""
+    (example,) = (x[..., :PROBED, :PROBED] for x in probe.inputs_for(net, None))
+    plain, training = remove(copy.deepcopy(net)), net.training
+    hooks = [unit.register_forward_hook(lambda _, inputs, output: inputs[0]) for unit in units_of(net).values()]
+    parameters = dict(net.named_parameters())
+    with torch.enable_grad():
+        maps, expected = _maps(net.eval(), example), _maps(plain.eval(), example)
+        grads = torch.autograd.grad([m.sum() for m in maps], list(parameters.values()), allow_unused=True)
+    for hook in hooks:
+        hook.remove()
+    net.train(training)
+    if not all(map(torch.equal, maps, expected)):
+        raise ValueError(
+            f"name={name!r}: timm finds the maps of this network by counting its blocks, which units among them shift: "
+            "put units into the head, or take another network"
+        )
+    used = {path.rpartition(".")[0] for path, grad in zip(parameters, grads, strict=True) if grad is not None}
+    inserted = tuple(f"{path}." for path in units_of(net))
+    for path in {path.rpartition(".")[0] for path in parameters} - used:
+        if not f"{path}.".startswith(inserted):
+            net.set_submodule(path, nn.Identity())
+    before, last = (m.shape[1] for m in maps)
+    return before, last

@@ -1,0 +1,125 @@
+"""Segmentation networks: any size in, logits of that size out; dilation; heads; what cannot be built."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("timm")
+import timm
+from safetensors.torch import save_file
+
+import glore
+from glore import units
+from glore.nets.heads import FCN, PSP, DenseASPP
+from glore.nets.images import backbone
+from glore.nets.segmenter import segmenter
+
+HEADS = {
+    "fcn": partial(FCN, width=16),
+    "fcn, glore": partial(FCN, width=16, unit=glore.GloRe2d, units=2),
+    "fcn, non-local": partial(FCN, width=16, unit=units.NonLocal2d),
+    "psp": partial(PSP, width=16),
+    "dense aspp": partial(DenseASPP, width=16, inner=8, growth=4),
+}
+SMALL = {"channels": (16, 16, 24, 32), "stem_chs": 16}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_any_size(head, output_stride):
+    net = segmenter("resnetv2_18", 5, HEADS[head], output_stride, options=SMALL)
+    x = torch.randn(2, 3, 71, 93)
+    main, side = net.train()(x)
+    assert main.shape == side.shape == (2, 5, 71, 93)
+    (main.mean() + side.mean()).backward()
+    assert all(p.grad is not None for p in net.parameters())
+    assert net.eval()(x[:1]).shape == (1, 5, 71, 93)
+
+
+@pytest.mark.parametrize(("output_stride", "size"), [(8, 8), (16, 4), (32, 2)])
+def test_the_last_map_is_that_much_smaller(output_stride, size):
+    seen = []
+
+    class Head(nn.Conv2d):
+        def forward(self, x):
+            seen.append(x.shape[2:])
+            return super().forward(x)
+
+    segmenter("resnet18", 3, lambda inputs, classes: Head(inputs, classes, 1), output_stride)(torch.zeros(2, 3, 64, 64))
+    assert seen == [(size, size)]
+
+
+@pytest.mark.parametrize("head", ["fcn, glore", "fcn, non-local"])
+def test_units_of_the_head_start_as_the_identity(head):
+    """A plain head and one with units give the same from the same weights."""
+    with_units = HEADS[head](8, 3).eval()
+    plain = FCN(8, 3, width=16).eval()
+    weights = {k: v for k, v in with_units.state_dict().items() if not k.startswith("context.")}
+    plain.load_state_dict(weights)
+    x = torch.randn(1, 8, 9, 7)
+    assert torch.equal(plain(x), with_units(x))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "seresnet50", "mobilenetv2_100", "tf_efficientnet_lite0", "convnext_atto"]
+)
+def test_stages_keep_their_names_when_dilated(name):
+    """Units stand behind the same blocks, whether the backbone is dilated or not."""
+    units = {"res3": 1, "res4": 2}
+    plain = backbone(name, units)
+    net = segmenter(name, 3, units=units, unit=glore.GloRe2d, auxiliary=False)
+    assert [f"backbone.{path}" for path in glore.units_of(plain)] == list(glore.units_of(net))
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto", "xception41", "dpn68", "densenet121"])
+def test_nothing_is_kept_that_does_not_run(name):
+    """Several processes that train together stop at a parameter without a gradient."""
+    net = segmenter(name, 3, HEADS["fcn"], output_stride=32).train()
+    sum(logits.mean() for logits in net(torch.randn(2, 3, 64, 64))).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None] == []
+
+
+def test_weights_of_a_classifier_are_taken(tmp_path):
+    net = timm.create_model("resnetv2_18", **SMALL)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    options = {"options": SMALL, "pretrained": str(tmp_path / "net.safetensors")}
+    made = segmenter("resnetv2_18", 3, units={"res4": 1}, unit=glore.GloRe2d, **options)
+    taken = made.backbone.state_dict()
+    assert all(torch.equal(value, taken[key]) for key, value in net.state_dict().items() if not key.startswith("head."))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "densenet121"}, "name='densenet121' cannot be dilated to output_stride=8"),
+        ({"name": "dpn68"}, "name='dpn68' cannot be dilated"),
+        ({"name": "vgg11"}, "name='vgg11' cannot be dilated"),
+        ({"name": "resnet18", "output_stride": 4}, "output_stride=4 must be 8, 16 or 32"),
+        ({"name": "resnet18", "units": {"res9": 1}, "unit": glore.GloRe2d}, "no res9; this network has res2, res3"),
+        (
+            {"name": "dpn68", "output_stride": 32, "units": {"res4": 1}, "unit": glore.GloRe2d},
+            "by counting its blocks, which units among them shift",
+        ),
+    ],
+)
+@pytest.mark.unchecked
+def test_what_cannot_be_built_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter(classes=3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(FCN, units=0), "units=0 must be at least 1"),
+        (partial(FCN, width=0), "width=0 must be at least 1"),
+        (partial(PSP, bins=()), r"bins=\[\] must be"),
+        (partial(DenseASPP, dilations=(0,)), r"dilations=\[0\] must be"),
+        (partial(DenseASPP, dropout=1.0), r"dropout=1.0 must be a share in \[0, 1\)"),
+    ],
+)
+def test_heads_refuse_what_is_out_of_range(make, message):
+    with pytest.raises(ValueError, match=message):
+        make(8, 3)

@@ -1,0 +1,183 @@
+"""Folders of pictures and masks: what is read, what is drawn at random, and what is named when it is wrong."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("torchvision")
+from PIL import Image
+
+from glore.data.broken import BrokenSampleError
+from glore.data.scenes import Scenes
+from glore.data.segments import CamVid, SegmentFolder, Segments, read_classes, read_mask
+
+CLASSES = "road\ntraffic light 250 170 30\ncar, 0, 0, 142\n"
+
+
+def write(path, values, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values), mode=mode).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 5), ("val", 2)):
+        for i in range(count):
+            labels = draw.integers(0, 3, (24, 30)).astype(np.uint8)
+            labels[:2] = 255
+            write(
+                tmp_path / "images" / split / "town" / f"{i}.jpg", draw.integers(0, 255, (24, 30, 3)).astype(np.uint8)
+            )
+            write(tmp_path / "masks" / split / "town" / f"{i}.png", labels)
+    (tmp_path / "classes.txt").write_text(CLASSES)
+    return tmp_path
+
+
+def test_a_folder(root):
+    data = SegmentFolder("val", str(root))
+    assert data.classes == ["road", "traffic light", "car"]
+    assert data.palette is None  # not every class has a colour
+    picture, labels = data[0]
+    assert (picture.shape, picture.dtype, labels.shape, labels.dtype) == (
+        (3, 24, 30),
+        torch.float32,
+        (24, 30),
+        torch.int64,
+    )
+    assert set(labels.unique().tolist()) == {0, 1, 2, 255}
+    assert len(SegmentFolder("train", str(root))) == 5
+    assert len(SegmentFolder("test", str(root))) == 2, "val stands for it"
+
+
+def test_other_folders_and_ignored_values(root):
+    (root / "images/train").rename(root / "train")
+    (root / "masks/train").rename(root / "train_annotated")
+    places = {"images": "{split}", "masks": "{split}_annotated"}
+    _, labels = SegmentFolder("train", str(root), **places, ignored=(2,), preset=Scenes(crop=(24, 30)))[0]
+    assert set(labels.unique().tolist()) <= {0, 1, 255}
+
+
+def test_colours_of_all_classes_are_a_palette(tmp_path):
+    (tmp_path / "classes.txt").write_text("a 1 2 3\n\nb c,4,5,6\n")
+    assert read_classes(tmp_path / "classes.txt") == (["a", "b c"], [(1, 2, 3), (4, 5, 6)])
+
+
+def test_camvid(tmp_path):
+    for split in ("train", "val"):
+        write(tmp_path / split / "0001.jpg", np.zeros((36, 48, 3), np.uint8))
+        write(tmp_path / f"{split}annot" / "0001.png", (np.arange(36 * 48) % 12).reshape(36, 48).astype(np.uint8))
+    _, labels = CamVid("test", str(tmp_path))[0]
+    assert set(labels.unique().tolist()) == {*range(11), 255}
+    assert len(CamVid("test", str(tmp_path)).palette) == 11
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_picture_and_labels_move_together(seed):
+    """Each colour is a class: wherever the picture is put, its labels must be."""
+    colours = np.array([[20, 20, 20], [120, 120, 120], [220, 220, 220]], np.uint8)
+    labels = np.kron(np.array([[0, 1], [2, 0]]), np.ones((40, 40), int))
+    picture = Image.fromarray(colours[labels])
+    torch.manual_seed(seed)
+    x, y = Scenes(crop=(48, 64), jitter=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))(True)(picture, labels)
+    assert (x.shape, y.shape) == ((3, 48, 64), (48, 64))
+    nearest = (
+        ((x.mean(0, keepdim=True) * 127.5 + 127.5) - torch.tensor([20.0, 120, 220])[:, None, None]).abs().argmin(0)
+    )
+    counted = y != 255
+    assert counted.any()
+    assert (nearest == y)[counted].float().mean() > 0.9  # but where scaling blurs the edges
+
+
+def test_what_a_crop_lacks_counts_for_nothing():
+    preset = Scenes(crop=(100, 100), scale=(1, 1), jitter=0, mean=(0.25, 0.5, 0.75))
+    x, y = preset(True)(Image.new("RGB", (20, 10), "white"), np.zeros((10, 20), int))
+    assert (y == 0).sum() == 200
+    assert (y == 255).sum() == 100 * 100 - 200
+    assert x[:, y == 255].abs().max() < 0.02  # the mean colour
+
+
+def test_testing_shows_the_whole_picture_as_it_is():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (13, 17, 3)).astype(np.uint8))
+    x, y = Scenes(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))(False)(picture, np.zeros((13, 17), int))
+    torch.testing.assert_close(x.permute(1, 2, 0) * 127.5 + 127.5, torch.from_numpy(np.array(picture)).float())
+    assert y.shape == (13, 17)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "1", "I;16"])
+def test_masks_of_any_whole_number(tmp_path, mode):
+    values = np.array([[0, 1], [1, 0]])
+    image = Image.fromarray((values * 255).astype(np.uint8)).convert("1") if mode == "1" else None
+    image = image or Image.fromarray(values.astype(np.uint16 if mode == "I;16" else np.uint8))
+    if mode == "P":
+        image = Image.fromarray(values.astype(np.uint8), mode="P")
+        image.putpalette(bytes(range(6)))
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), values)
+
+
+def test_what_is_wrong_with_a_mask_is_named(root):
+    mask = root / "masks/val/town/0.png"
+    data = SegmentFolder("val", str(root))
+    whole = mask.read_bytes()
+
+    write(mask, np.zeros((24, 30, 3), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"town/0\.png is a picture of mode RGB, but a mask has one whole number a pixel"
+    ):
+        data[0]
+    write(mask, np.zeros((12, 30), np.uint8))
+    with pytest.raises(ValueError, match=r"town/0\.png is 30×12 pixels, but .*town/0\.jpg 30×24"):
+        data[0]
+    write(mask, np.full((24, 30), 3, np.uint8))
+    with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value 3, which is no class: .* 0, 1, 2, 255"):
+        data[0]
+    mask.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BrokenSampleError, match=r"town/0\.png cannot be read as a mask"):
+        data[0]
+    mask.write_bytes(b"")
+    with pytest.raises(BrokenSampleError, match=r"town/0\.png cannot be read as a mask"):
+        data[0]
+    mask.unlink()
+    with pytest.raises(FileNotFoundError, match=r"town/0\.jpg has no mask .*masks/val/town/0\.png"):
+        SegmentFolder("val", str(root))
+
+
+def test_what_is_wrong_with_the_folders_is_named(root):
+    with pytest.raises(FileNotFoundError, match=r"is no folder: give --data\.root DIR"):
+        SegmentFolder("train", str(root / "nowhere"))
+    with pytest.raises(ValueError, match="split='dev' must be one of"):
+        SegmentFolder("dev", str(root))
+    for name, text in (("empty", ""), ("twice", "road\nroad\n"), ("colour", "road 1 2 300\n")):
+        (root / "classes.txt").write_text(text)
+        with pytest.raises(ValueError, match=r"classes\.txt (names|has a colour)"):
+            SegmentFolder("train", str(root))
+        assert name
+    (root / "classes.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"classes\.txt is missing: a text file with a class a line"):
+        SegmentFolder("train", str(root))
+    (root / "images/train/town").rename(root / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="images/train has no pictures"):
+        CamVid("train", str(root / "images"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop": (0, 3)}, "crop="),
+        ({"scale": (2, 1)}, "scale="),
+        ({"jitter": 1.0}, "jitter="),
+        ({"std": (1, 1, 0)}, "std="),
+    ],
+)
+def test_presets_refuse_what_is_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Scenes(**arguments)
+
+
+def test_pictures_without_masks(root):
+    data = Segments([(root / "images/val/town/0.jpg", None)], ["a", "b"])
+    picture, labels = data[0]
+    assert picture.shape == (3, 24, 30)
+    assert labels is None
+    assert data.blank().shape == (3, 64, 64)

@@ -44,6 +44,43 @@ def iou(counts: Shaped[Tensor, "*sums k k"]) -> Float[Tensor, "*sums k"]:
     return both / either  # 0 / 0 is nan
 
 
+def instances(
+    predicted: Int[Tensor, "b *space"],
+    target: Int[Tensor, "b *space"],
+    instance: Int[Tensor, "b *space"],
+    sizes: Float[Tensor, "k"],
+    groups: Int[Tensor, "k"],
+) -> Float[Tensor, "b 4 k"]:
+    """Count the positions of each sample's instances, each weighted by the mean size of its class over its own.
+
+    Args:
+        predicted: classes.
+        target: the same, or 255; not used where there is an instance, which tells its class.
+        instance: 0 for none, or else 1000 times (its class + 1) plus its number.
+        sizes: mean size of the instances of each class, in positions.
+        groups: the group of each class, as the index of its first class.
+
+    Returns:
+        For each class: positions of its instances that were given the class, those that were given another, and the
+        same two for the class's group.
+
+    Source: the Cityscapes evaluation, iIoU.
+    """
+    counts = torch.zeros(len(predicted), 4, len(sizes), dtype=torch.float64)
+    for sample in range(len(predicted)):
+        there = instance[sample] > 0
+        found, which = instance[sample][there].unique(return_inverse=True)
+        of = found // 1000 - 1  # (instances): the class of each
+        told = predicted[sample][there]
+        size = which.bincount(minlength=len(found)).double()
+        right = which[told == of[which]].bincount(minlength=len(found)).double()
+        group = which[groups[told] == groups[of][which]].bincount(minlength=len(found)).double()
+        weight = sizes.double()[of] / size
+        for row, hits in enumerate((right, size - right, group, size - group)):
+            counts[sample, row].index_add_(0, of, (weight * hits).cpu())
+    return counts
+
+
 def top_k(logits: Float[Tensor, "b k"], target: Int[Tensor, "b"], ks: tuple[int, ...]) -> Int[Tensor, "b n"]:
     """For each sample and each k of `ks`: 1 if the true class is among the k highest logits, else 0."""
     best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices == target[:, None]

@@ -13,15 +13,16 @@ from string import Template
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import glore
 from glore.show import figures, maps
 from glore.train import compare
 from glore.train.compare import Cell, Grid, Verdict
 from glore.train.folder import locked, write_csv
-from glore.train.predict import PALETTE
+from glore.train.predict import palette
 from glore.train.run import Run
+from glore.train.task import Task
 from glore.units import GloRe
 from glore.weights import files
 
@@ -137,7 +138,8 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     pictures = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = pictures and scenes[0][1].dim() > 0  # a class for each position
     names = finished[0][1]["classes"]
-    samples = _masks(shown, scenes) if labels else _answers(shown, scenes, names) if pictures else ()
+    colours = palette(data.split("test")) if data and labels else b""
+    samples = _masks(shown, scenes, colours) if labels else _answers(shown, scenes, names) if pictures else ()
     waiting = statistics.mean(result["waiting"] for _, result in finished)
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
@@ -148,7 +150,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         table=_table(_summary(grid, rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
-        legend=_legend(names) if labels else "",
+        legend=_legend(names, colours) if labels else "",
         samples="".join(samples),
         maps="".join(_maps(shown, scenes[0][0])) if pictures else "",
         seeds=", ".join(map(str, seeds)),
@@ -186,9 +188,9 @@ def _curve(cell: Cell, metric: str) -> list[tuple[float, float]]:
     return [(float(row["epoch"]), 100 * float(row[f"val/{metric}"])) for row in rows if row.get(f"val/{metric}")]
 
 
-def _legend(classes: list[str]) -> str:
+def _legend(classes: list[str], palette: bytes) -> str:
     """The colours of the masks."""
-    colours = figures.mask(torch.arange(len(classes)), PALETTE).reshape(-1, 3).tolist()
+    colours = figures.mask(torch.arange(len(classes)), palette).reshape(-1, 3).tolist()
     marks = (
         f'<span><i style="background:rgb({r},{g},{b})"></i>{html.escape(name)}</span>'
         for name, (r, g, b) in zip(classes, colours, strict=True)
@@ -196,12 +198,12 @@ def _legend(classes: list[str]) -> str:
     return f'<p class="soft legend">{" ".join(marks)}</p>'
 
 
-def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]]) -> Iterator[str]:
+def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], palette: bytes) -> Iterator[str]:
     """Some test samples, with the truth and what each variant says, as masks."""
     told = _told(cells, scenes)
     for i, (sample, target) in enumerate(scenes):
         masks = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
-        tiles = [_tile(figures.mask(labels, PALETTE), name) for name, labels in masks.items()]
+        tiles = [_tile(figures.mask(labels, palette), name) for name, labels in masks.items()]
         yield f'<div class="tiles">{_tile(figures.picture(sample), "input")}{"".join(tiles)}</div>'
 
 
@@ -219,25 +221,25 @@ def _told(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]]) -> dict[str, l
     """The classes that each variant's network says of each sample."""
     with torch.no_grad():
         return {
-            cell.variant: [net(sample[None])[0].argmax(0) for sample, _ in scenes]
+            cell.variant: [task.infer(sample[None])[0].argmax(0) for sample, _ in scenes]
             for cell in cells
-            for net in [_net(cell)]
+            for task in [_task(cell)]
         }
 
 
-def _net(cell: Cell) -> nn.Module:
-    net = cell.recipe.make(empty=True)[0].net
-    files.load_weights(net, cell.folder / "last")
-    return net.eval()
+def _task(cell: Cell) -> Task:
+    task = cell.recipe.make(empty=True)[0]
+    files.load_weights(task.net, cell.folder / "last")
+    return task.eval()
 
 
 def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
     """For each variant with GloRe units: the nodes that matter most on a sample, and I − A."""
     for cell in cells:
-        net = _net(cell)
-        if not any(isinstance(module, GloRe) for module in net.modules()):
+        task = _task(cell)
+        if not any(isinstance(module, GloRe) for module in task.modules()):
             continue
-        for unit in maps.unit_maps(net, sample[None]):
+        for unit in maps.unit_maps(task.net, task.seen(sample[None])):
             tiles = [_tile(figures.picture(sample), "input")]
             for node in unit.ranked[:NODES]:
                 caption = f"node {node} · {100 * float(unit.energy[node]):.0f} %"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.trainer.states import TrainerFn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from glore.data.broken import BrokenSampleError
 
@@ -227,6 +227,20 @@ class Data(LightningDataModule):
             batch_size=batch_size,  # by name: Lightning makes loaders again for prediction
             sampler=order,
             num_workers=workers,
+            collate_fn=_collated,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _collated(items: list[Any]) -> Any:
+    try:
+        return default_collate(items)
+    except RuntimeError as error:
+        sizes = {"×".join(map(str, item[0].shape)) for item in items}
+        if len(sizes) == 1:
+            raise
+        raise ValueError(
+            f"the samples of a batch differ in size ({', '.join(sorted(sizes)[:3])}): give --data.eval_batch_size 1, "
+            "and in training a preset that crops"
+        ) from error

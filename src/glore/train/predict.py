@@ -1,10 +1,12 @@
-"""Predictions as files: a mask for each picture, or a table of classes."""
+"""Predictions as files: masks, and what they look like over the picture, or a table of classes."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
@@ -12,18 +14,31 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from glore.data.broken import BrokenSampleError
+from glore.data.pictures import read_picture
 from glore.train.folder import write_csv
 from glore.weights import files
 
 # Colours of the classes 0, 1, 2, …: black, then those that matplotlib calls tab10
 PALETTE = bytes.fromhex("000000 1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf")
+SHADE = 0.55  # of the classes' colours, laid over a picture
+
+
+def palette(dataset: Any) -> bytes:
+    """Three bytes for each class of a data set: its own colours, or else black and tab10, then ever other ones."""
+    own, count = getattr(dataset, "palette", None), len(dataset.classes)
+    if own:
+        return bytes(value for colour in own for value in colour)
+    further = ((67 * k % 256, 131 * k % 256, 199 * k % 256) for k in range(len(PALETTE) // 3, count))
+    return PALETTE[: 3 * count] + bytes(value for colour in further for value in colour)
 
 
 class Write(BasePredictionWriter):
-    """Writes predictions to a folder: masks `<index>.png` as they are made, and at the end a row a sample in a CSV.
+    """Writes predictions to a folder: masks as they are made, and at the end a row a sample in `predictions.csv`.
 
-    A mask is a PNG whose values are classes, with a palette that shows them. A sample that cannot be read has a row
-    that says why.
+    A mask is a PNG whose values are classes, with a palette that shows them. It has its picture's name, or the number
+    of the sample; pictures of one name have their numbers too. Where there are files of pictures, `overlays/` has each
+    picture under its mask's colours; where the data set's own evaluation has other numbers for its classes,
+    `submission/` has masks of those. A sample that cannot be read has a row that says why.
 
     Args:
         folder: where to; made if need be.
@@ -36,6 +51,9 @@ class Write(BasePredictionWriter):
         super().__init__("batch")
         self.folder, self.dataset, self.classes, self.top = folder, dataset, classes, min(top, len(classes))
         self.rows: list[dict[str, Any]] = []
+        self.pictures = [path for path, *_ in getattr(dataset, "samples", ())]  # of a data set made of files
+        self.named = Counter(path.stem for path in self.pictures)
+        self.ids = getattr(dataset, "IDS", None)
         folder.mkdir(parents=True, exist_ok=True)
 
     def write_on_batch_end(
@@ -55,12 +73,30 @@ class Write(BasePredictionWriter):
         if logits.shape[1] > 256:
             raise ValueError(f"a mask holds at most 256 classes, and the network has {logits.shape[1]}")
         for index, mask in zip(indices.tolist(), logits.argmax(1).to("cpu", torch.uint8), strict=True):
-            picture = Image.fromarray(mask.numpy(), mode="P")
-            picture.putpalette(PALETTE.ljust(3 * 256, b"\x80"))  # a shorter one makes Pillow cut the classes' high bits
-            name = f"{index:06d}.png"
-            with files.replacing(self.folder / name) as draft:
-                picture.save(draft, "PNG")
+            if index < 0:
+                self.rows.append({"name": self._name(index), "error": self._error(-1 - index)})
+                continue
+            name = self._file(index)
+            self._masks(index, name, mask.numpy())
             self.rows.append({"name": self._name(index), "mask": name})
+
+    def _file(self, index: int) -> str:
+        """The name of a mask's file."""
+        if not self.pictures:
+            return f"{index:06d}.png"
+        stem = self.pictures[index].stem
+        return f"{stem}.png" if self.named[stem] == 1 else f"{stem}_{index:06d}.png"
+
+    def _masks(self, index: int, name: str, mask: np.ndarray) -> None:
+        picture = Image.fromarray(mask, mode="P")
+        colours = palette(self.dataset).ljust(3 * 256, b"\x80")  # a shorter one makes Pillow cut the classes' high bits
+        picture.putpalette(colours)
+        _save(picture, self.folder / name)
+        if self.pictures:
+            below = read_picture(self.pictures[index])
+            _save(Image.blend(below, picture.convert("RGB"), SHADE), self.folder / "overlays" / name)
+        if self.ids:
+            _save(Image.fromarray(np.array(self.ids, dtype=np.uint8)[mask]), self.folder / "submission" / name)
 
     def _rows(self, indices: Tensor, logits: Tensor) -> None:
         best = logits.float().softmax(1).topk(self.top)
@@ -88,3 +124,9 @@ class Write(BasePredictionWriter):
     def on_predict_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.rows:
             write_csv(self.folder / f"predictions{trainer.global_rank or ''}.csv", self.rows)
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with files.replacing(path) as draft:
+        picture.save(draft, "PNG")

@@ -170,12 +170,18 @@ class Run:
     def _pictures(self, paths: Sequence[Path], weights: str | Path) -> Any:
         """Pictures by path, as the run's own dataset takes them in testing."""
         from glore.data.images import Pictures, listed  # needs torchvision
+        from glore.data.segments import Segments
 
+        own = self.recipe.dataset_class
         preset = self.recipe.resolved["data"]["dataset"].get("init_args", {}).get("preset")
-        known = getattr(self.recipe.dataset_class, "names", None)  # without the data
+        known = getattr(own, "names", None)  # without the data
         classes = self._trained_classes(weights) or (known() if known else list(self.data.split("train").classes))
         samples = [(path, None) for path in listed(paths)]
-        return Pictures(samples, classes, preset and files.construct(preset, trust=True))
+        kind = Segments if isinstance(own, type) and issubclass(own, Segments) else Pictures
+        pictures: Any = kind(samples, classes, preset and files.construct(preset, trust=True))
+        if kind is Segments:
+            pictures.palette, pictures.IDS = own.PALETTE, own.IDS
+        return pictures
 
     def _trained_classes(self, weights: str | Path) -> list[str]:
         """The names of the classes that weights were trained on, as far as their folder tells."""
@@ -204,7 +210,10 @@ class Run:
         }
         if self.trainer.is_global_zero:
             counts = torch.stack(list(self.task.samples.values()))  # in order
-            smallest = next(t for t in (torch.uint8, torch.int32, torch.int64) if counts.max() <= torch.iinfo(t).max)
+            whole = (torch.uint8, torch.int32, torch.int64)
+            smallest = next(
+                (t for t in whole if counts.max() <= torch.iinfo(t).max and counts.dtype in whole), counts.dtype
+            )
             with files.replacing(self.folder / SAMPLES) as draft:
                 save_file({"counts": counts.to(smallest)}, draft)
             with files.replacing(self.folder / RESULT) as draft:

@@ -2,31 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from glore import metrics
+from glore.nets import inference
+from glore.train.schedules import Schedule, constant
 from glore.train.task import Task
+
+INSTANCES = 256  # a label is a class, plus this many times the instance to which a position belongs
 
 
 class Segment(Task):
-    """Train a network whose logits have a class for each position, with cross-entropy; see `Task` for the arguments.
+    """Train a network whose logits have a class for each position, with cross-entropy; the first arguments: `Task`.
 
     Scores: intersection over union of each class, `iou_<class>`, and its mean over the classes that occur, `miou`.
     Positions with label 255 count for nothing.
+
+    Args:
+        class_weights: a weight for each class in the loss; all the same by default.
+        hardest: where it is given, only positions whose class has a probability below it enter the loss (online hard
+            example mining), in (0, 1).
+        least: of a batch's positions, this share enters the loss in any case, the hardest first, in (0, 1].
+        auxiliary: weight of the loss of a network's auxiliary logits.
+        window: in evaluation, height and width of the windows in which a picture is seen; whole by default.
+        overlap: of the windows, as a share of one.
+        scales: in evaluation, sizes at which a picture is seen, as shares of its own. `[0.5]` sees it at half its size,
+            and answers at its own.
+        flip: in evaluation, whether the mirror image is seen as well.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Source: Shrivastava, Gupta, Girshick, CVPR 2016 (arXiv 1604.03540), for hard examples.
     """
 
     metric = "miou"
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        total = F.cross_entropy(logits, target, ignore_index=metrics.IGNORED, reduction="sum")
-        return total / (target != metrics.IGNORED).sum().clamp_min(1)  # a batch may have nothing to learn from
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[[Iterable[Any]], Optimizer] = torch.optim.AdamW,
+        schedule: Schedule = constant,
+        channels_last: bool = False,
+        frozen_norms: bool = False,
+        train: Literal["all", "units"] = "all",
+        old_rate: float = 1.0,
+        class_weights: Sequence[float] | None = None,
+        hardest: float | None = None,
+        least: float = 0.1,
+        auxiliary: float = 0.4,
+        window: tuple[int, int] | None = None,
+        overlap: float = 1 / 3,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+    ) -> None:
+        super().__init__(net, optimizer, schedule, channels_last, frozen_norms, train, old_rate)
+        if class_weights is not None and (not class_weights or min(class_weights) < 0):
+            raise ValueError(f"class_weights={list(class_weights)} must be a number for each class, none below 0")
+        if hardest is not None and not 0 < hardest < 1:
+            raise ValueError(f"hardest={hardest} must be a probability in (0, 1)")
+        if not 0 < least <= 1:
+            raise ValueError(f"least={least} must be a share in (0, 1]")
+        if auxiliary < 0:
+            raise ValueError(f"auxiliary={auxiliary} must not be negative")
+        inference.check(window, overlap, scales)
+        self.class_weights, self.hardest, self.least, self.auxiliary = class_weights, hardest, least, auxiliary
+        self.views: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
+
+    def loss(self, logits: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
+        if isinstance(logits, tuple):
+            main, side = logits
+            return self.loss(main, target) + self.auxiliary * self.loss(side, target)
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        if weights is not None and len(weights) != logits.shape[1]:
+            raise ValueError(f"class_weights has {len(weights)} numbers, but there are {logits.shape[1]} classes")
+        losses = F.cross_entropy(logits, target, weights, ignore_index=metrics.IGNORED, reduction="none")  # (b, h, w)
+        kept = target != metrics.IGNORED
+        if self.hardest is not None:
+            kept &= self._hard(logits, target, kept)
+        if weights is None:
+            return losses[kept].sum() / kept.sum().clamp_min(1)  # a batch may have nothing to learn from
+        return losses[kept].sum() / weights[target[kept]].sum().clamp_min(torch.finfo(weights.dtype).tiny)
+
+    def _hard(self, logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        """Which positions are hard: of a low probability for their class, or among the lowest."""
+        assert self.hardest is not None
+        with torch.no_grad():
+            losses = F.cross_entropy(logits.float(), target, ignore_index=metrics.IGNORED, reduction="none")
+            sure = (-losses).exp()  # the probability of the true class
+            some = round(self.least * int(counted.sum()))
+            limit = sure[counted].kthvalue(some).values if some else sure.new_zeros(())
+            return sure <= limit.clamp_min(self.hardest)
+
+    def infer(self, inputs: Tensor) -> Tensor:
+        return inference.probabilities(self, inputs, **self.views)
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        return inference.resized(inputs, self.views["scales"][0])
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        return metrics.confusion(logits.argmax(1), target, logits.shape[1])
+        return metrics.confusion(logits.argmax(1), target % INSTANCES, logits.shape[1])
 
     @staticmethod
     def confusion(counts: Tensor, classes: int) -> Tensor:

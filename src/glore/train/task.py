@@ -85,8 +85,16 @@ class Task(LightningModule):
         raise NotImplementedError
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        """What each sample adds to the scores, whole numbers: (b, …)."""
+        """What each sample adds to the scores, in numbers that are summed: (b, …)."""
         raise NotImplementedError
+
+    def infer(self, inputs: Tensor) -> Tensor:
+        """What the network says of a batch in evaluation: logits, or probabilities."""
+        return self(inputs)
+
+    def seen(self, inputs: Tensor) -> Tensor:
+        """A batch at the size at which the network sees it in evaluation; of several sizes, the first."""
+        return inputs
 
     def mixed(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """A training batch as the loss takes it: where samples are mixed, here."""
@@ -151,13 +159,14 @@ class Task(LightningModule):
         dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
         classes, views = dataset.classes, getattr(dataset, "views", 1)
         if views == 1:
-            logits = self(inputs)
+            logits = self(inputs) if split == "train" else self.infer(inputs)
         else:  # (b, views, …): the mean of the views' probabilities
             probabilities = self(inputs.flatten(0, 1)).float().softmax(1).unflatten(0, (-1, views))
             logits = probabilities.mean(1).log()
-        if logits.shape[1] != len(classes):
+        told = (logits[0] if isinstance(logits, tuple) else logits).shape[1]
+        if told != len(classes):
             raise ValueError(
-                f"the network tells {logits.shape[1]} classes apart, but the data have {len(classes)}: "
+                f"the network tells {told} classes apart, but the data have {len(classes)}: "
                 "set --model.net.classes, or whatever your network calls it"
             )
         return logits

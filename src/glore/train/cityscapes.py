@@ -1,0 +1,63 @@
+"""Cityscapes with the four scores of its official evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from glore import metrics
+from glore.data.cityscapes import LABELS
+from glore.train.segment import INSTANCES, Segment
+
+K = len(LABELS)
+CATEGORIES = list(dict.fromkeys(label.category for label in LABELS))
+GROUPS = torch.tensor([[label.category for label in LABELS].index(label.category) for label in LABELS])
+SIZES = torch.tensor([label.instance for label in LABELS], dtype=torch.float64)
+MEMBERS = torch.tensor([[label.category == name for label in LABELS] for name in CATEGORIES], dtype=torch.float64)
+COUNTABLE = [all(label.instance for label in LABELS if label.category == name) for name in CATEGORIES]
+
+
+class CityscapesSegment(Segment):
+    """`Segment` on Cityscapes, with its official scores; the arguments are the same.
+
+    Scores: `iou_<class>`; their mean, `miou`, which the benchmark calls IoU class; `iiou`, iIoU class; and the same two
+    over categories, `iou_category` and `iiou_category`. What occurs nowhere is left out of a
+    mean.
+
+    Source: cityscapesscripts, evaluation/evalPixelLevelSemanticLabeling.py; a test compares with it.
+    """
+
+    def counts(self, logits: Tensor, target: Tensor) -> Tensor:
+        predicted, instance = logits.argmax(1), target // INSTANCES
+        pixels = super().counts(logits, target).flatten(1).double()  # (b, k²)
+        weighted = metrics.instances(predicted, target % INSTANCES, instance, SIZES, GROUPS)  # (b, 4, k)
+        return torch.cat([pixels, weighted.flatten(1).to(pixels.device)], dim=1)  # (b, k² + 4k)
+
+    @staticmethod
+    def confusion(counts: Tensor, classes: int) -> Tensor:
+        return counts[:, : classes**2].sum(0).view(classes, classes)
+
+    @staticmethod
+    def names(classes: Sequence[str]) -> list[str]:
+        return [*Segment.names(classes), "iiou", "iou_category", "iiou_category"]
+
+    @staticmethod
+    def scores(counts: Tensor) -> tuple[Tensor, ...]:
+        sums = counts.shape[:-1]
+        pixels = counts[..., : K * K].view(*sums, K, K).double()
+        right, wrong, near, far = counts[..., K * K :].view(*sums, 4, K).double().unbind(-2)  # (*sums, k) each
+        told_of_others = pixels.sum(-2) - pixels.diagonal(dim1=-2, dim2=-1)  # false positives: (*sums, k)
+        iiou = right / (right + wrong + told_of_others)
+        members = MEMBERS.to(counts.device)
+        grouped = members @ pixels @ members.mT  # (*sums, categories, categories)
+        near, far = near @ members.mT, far @ members.mT
+        grouped_others = grouped.sum(-2) - grouped.diagonal(dim1=-2, dim2=-1)
+        iiou_category = near / (near + far + grouped_others)
+        return (
+            *Segment.scores(pixels),
+            torch.nanmean(iiou[..., SIZES > 0], -1),
+            torch.nanmean(metrics.iou(grouped), -1),
+            torch.nanmean(iiou_category[..., COUNTABLE], -1),
+        )

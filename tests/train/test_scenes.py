@@ -1,0 +1,282 @@
+"""From a folder of pictures and masks to masks: the everyday use of segmentation, with what goes wrong in it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("timm")
+from PIL import Image
+from pytorch_lightning import Callback, Trainer
+from safetensors.torch import load_file
+
+from glore.cli import main
+from glore.data.cityscapes import LABELS
+from glore.metrics import IGNORED
+from glore.show import report
+from glore.train import compare
+from glore.train import run as runs
+from glore.train.predict import palette
+from glore.train.recipe import Recipe
+from glore.train.segment import Segment
+from glore.train.tree import put, read
+from glore.units import GloRe
+
+COLOURS = np.array([(30, 60, 220), (40, 200, 60), (220, 40, 30)])
+
+
+def write(path, values):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(values, np.uint8)).save(path)
+
+
+def scene(draw, high=40, wide=56):
+    """A picture of three colours, and which is where."""
+    labels = np.kron(draw.integers(0, 3, (2, 2)), np.ones((high // 2, wide // 2), int))
+    return (COLOURS[labels] + draw.integers(-20, 20, (*labels.shape, 3))).clip(0, 255), labels
+
+
+@pytest.fixture
+def root(tmp_path):
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 4)):
+        for i in range(count):
+            picture, labels = scene(draw)
+            labels[:3] = IGNORED
+            write(tmp_path / "scenes/images" / split / f"{i}.png", picture)
+            write(tmp_path / "scenes/masks" / split / f"{i}.png", labels)
+    (tmp_path / "scenes/classes.txt").write_text("".join(f"{n} {r} {g} {b}\n" for n, (r, g, b) in zip("bgr", COLOURS)))  # noqa: B905
+    return tmp_path / "scenes"
+
+
+def flags(root, *more):
+    return [
+        *("--config", "segment", "--data.root", str(root), "--model.backbone", "resnetv2_18"),
+        *("--model.net.options", "{channels: [16, 16, 16, 16], stem_chs: 16}", "--model.net.pretrained", "false"),
+        *("--model.net.head.width", "8", "--model.net.head.unit.nodes", "4", "--model.net.head.unit.states", "8"),
+        *("--model.net.output_stride", "8", "--model.old_rate", "1", "--model.optimizer.lr", "0.01"),
+        *("--data.dataset.preset.crop", "[32, 40]", "--data.dataset.preset.scale", "[0.8, 1.2]", "--epochs", "2"),
+        *("--data.batch_size", "4", "--data.workers", "0", "--trainer.accelerator", "cpu", *more),
+    ]
+
+
+def test_from_a_folder_to_masks(root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", *flags(root, "--epochs", "10"), "--out", str(out)]) == 0
+    assert (out / "classes.txt").read_text().split() == list("bgr")
+    capsys.readouterr()
+    assert main(["test", "--out", str(out)]) == 0
+    scores = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("iou", "miou")))
+    assert float(scores["miou"]) > 0.5, "a colour is easily told"
+    more = ("--model.flip", "true", "--model.scales", "[0.75, 1]", "--model.window", "[32, 32]")
+    assert main(["test", "--out", str(out), *more]) == 0
+
+    draw = np.random.default_rng(7)
+    other, labels = scene(draw, 24, 64)
+    write(tmp_path / "new/a/same.png", other)
+    write(tmp_path / "new/b/same.png", scene(draw)[0])
+    (tmp_path / "new/c.png").write_text("no picture")
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "new"), "--out", str(out)]) == 1
+    assert "c.png cannot be read as a picture" in capsys.readouterr().out
+    with (out / "predictions/predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["mask"] for row in rows] == ["same_000000.png", "same_000001.png", ""]
+    with Image.open(out / "predictions/same_000000.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (64, 24))
+        assert (np.asarray(mask) == labels).mean() > 0.5
+    with Image.open(out / "predictions/overlays/same_000001.png") as over:
+        assert (over.mode, over.size) == ("RGB", (56, 40))
+    assert not (out / "predictions/submission").exists()
+
+
+class Crash(Callback):
+    def on_train_batch_start(self, trainer, task, batch, index):
+        if trainer.global_step == 9:
+            raise ZeroDivisionError
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(root, tmp_path):
+    made = Recipe(read(flags(root, "--epochs", "3")))
+    runs.prepare(made, tmp_path / "whole").fit()
+    stopped = runs.prepare(made, tmp_path / "parts")
+    stopped.trainer.callbacks.append(Crash())
+    with pytest.raises(ZeroDivisionError):
+        stopped.fit()
+    runs.prepare(made, tmp_path / "parts", empty=True).fit()
+    whole, parts = (load_file(tmp_path / out / "last.safetensors") for out in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_classes_that_disagree_with_the_checkpoint_are_named(root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(out)]) == 0
+    (root / "classes.txt").write_text("b\ng\nred\n")
+    assert main(["test", "--out", str(out)]) == 2
+    assert "the first that differs is 'r' there and 'red' here" in capsys.readouterr().err
+    (root / "classes.txt").write_text("b\ng\nr\nmore\n")
+    assert main(["test", "--out", str(out)]) == 2
+    assert "trained on other classes than these data have: 3 and 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_mask_that_says_nothing_sensible_stops_the_training(root, tmp_path, capsys, workers):
+    write(root / "masks/train/3.png", np.zeros((40, 56, 3)))
+    assert main(["fit", *flags(root, "--data.workers", workers), "--out", str(tmp_path / "run")]) == 2
+    assert "masks/train/3.png is a picture of mode RGB" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_mask_that_cannot_be_read_is_replaced_and_named(root, tmp_path):
+    (root / "masks/train/3.png").write_bytes(b"\x89PNG")
+    this = runs.prepare(Recipe(read(flags(root, "--epochs", "2"))), tmp_path / "run")
+    this.fit()
+    with (tmp_path / "run/broken.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [str(root / "images/train/3.png")]
+
+
+def test_pictures_of_several_sizes_go_one_by_one(root, tmp_path, capsys):
+    picture, labels = scene(np.random.default_rng(1), 48, 48)
+    write(root / "images/val/0.png", picture)
+    write(root / "masks/val/0.png", labels)
+    out = tmp_path / "run"
+    assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(out)]) == 0
+    assert main(["test", "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["test", "--out", str(out), "--data.eval_batch_size", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "differ in size (3×40×56, 3×48×48): give --data.eval_batch_size 1" in said
+
+
+def test_a_comparison_ends_in_a_page(root, tmp_path):
+    tree = read(flags(root, "--epochs", "2"))
+    variants = tree["compare"]["variants"]
+    tree["compare"]["variants"] = {name: variants[name] for name in ("plain", "psp")} | {"glore": {}}
+    put(
+        tree,
+        "compare.variants.psp",
+        {"model.net.head": {"class_path": "glore.nets.heads.PSP", "init_args": {"width": 8}}},
+    )
+    put(tree, "compare.seeds", [0])
+    put(tree, "model.scales", [0.5])
+    grid = compare.grid(tree, tmp_path / "grid")
+    assert list(compare.run(grid, grid.cells)) == []
+    heads = {cell.variant: cell.recipe.make(empty=True)[0].net.head for cell, _ in grid.finished()}
+    assert sum(isinstance(module, GloRe) for module in heads["glore"].modules()) == 1
+    assert not any(isinstance(module, GloRe) for module in heads["plain"].modules())
+    assert type(heads["psp"]).__name__ == "PSP"
+    page = report.page(grid).read_text()
+    assert "head.context.0" in page  # its maps
+    assert "rgb(30,60,220)" in page  # the classes' own colours
+
+
+def test_the_palette_is_the_data_sets_or_tells_all_classes_apart(root):
+    data = Recipe(read(flags(root))).make()[1].split("val")
+    assert palette(data) == COLOURS.astype(np.uint8).tobytes()
+    data.palette, data.classes = None, [str(k) for k in range(200)]
+    colours = np.frombuffer(palette(data), np.uint8).reshape(-1, 3)
+    assert len(np.unique(colours, axis=0)) == 200
+
+
+LOGITS = torch.tensor([[4.0, 0.0], [1.0, 0.0], [0.1, 0.0], [0.0, 2.0]]).T.view(1, 2, 2, 2)  # all of class 0
+ALL = torch.zeros(1, 2, 2, dtype=torch.long)
+
+
+def test_only_hard_positions_enter_the_loss():
+    sure = LOGITS.softmax(1)[0, 0].flatten()  # 0.98, 0.73, 0.52, 0.12
+    losses = -sure.log()
+    for hardest, least, count in ((0.6, 0.25, 2), (0.05, 0.25, 1), (0.05, 0.75, 3), (0.99, 0.25, 4)):
+        task = Segment(torch.nn.Identity(), hardest=hardest, least=least)
+        expected = losses.sort(descending=True).values[:count].mean()
+        torch.testing.assert_close(task.loss(LOGITS, ALL), expected)
+
+
+def test_classes_may_weigh_differently_and_ignored_positions_nothing():
+    target = torch.tensor([[[0, 1], [IGNORED, 1]]])
+    task = Segment(torch.nn.Identity(), class_weights=(0.2, 3.0))
+    expected = torch.nn.functional.cross_entropy(LOGITS, target, torch.tensor([0.2, 3.0]), ignore_index=IGNORED)
+    torch.testing.assert_close(task.loss(LOGITS, target), expected)
+    assert task.loss(LOGITS, torch.full_like(target, IGNORED)) == 0
+    both = Segment(torch.nn.Identity(), auxiliary=0.4)
+    torch.testing.assert_close(
+        both.loss((LOGITS, 2 * LOGITS), ALL), both.loss(LOGITS, ALL) + 0.4 * both.loss(2 * LOGITS, ALL)
+    )
+    with pytest.raises(ValueError, match="class_weights has 3 numbers, but there are 2 classes"):
+        Segment(torch.nn.Identity(), class_weights=(1, 2, 3)).loss(LOGITS, ALL)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"hardest": 1.0},
+        {"least": 0.0},
+        {"auxiliary": -1.0},
+        {"class_weights": (-1.0,)},
+        {"window": (0, 1)},
+        {"scales": ()},
+    ],
+)
+def test_what_is_out_of_range_is_named(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}="):
+        Segment(torch.nn.Identity(), **arguments)
+
+
+ROWS = Recipe(read(["--config", "cityscapes"])).comparison.variants
+QUICK = ("resnet50 glore", "resnet50 psp")
+
+
+@pytest.fixture(scope="module")
+def cityscapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cityscapes")
+    draw = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(2):
+            ids = draw.choice([label.id for label in LABELS], (72, 100))
+            stem = f"ulm/ulm_{i:06d}_000019"
+            write(root / f"leftImg8bit/{split}/{stem}_leftImg8bit.png", draw.integers(0, 255, (72, 100, 3)))
+            write(root / f"gtFine/{split}/{stem}_gtFine_labelIds.png", ids)
+            instances = np.where(ids >= 24, 1000 * ids, ids)
+            Image.fromarray(instances.astype(np.uint16)).save(root / f"gtFine/{split}/{stem}_gtFine_instanceIds.png")
+    return root
+
+
+def city(root, name, *more):
+    return [
+        *("--config", "cityscapes", "--data.root", str(root), "--data.dataset.preset.crop", "[64, 64]"),
+        *("--data.workers", "0", "--data.batch_size", "2", "--trainer.accelerator", "cpu"),
+        *("--model.net.pretrained", "false", "--model.old_rate", "1", *more),
+    ]
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ROWS])
+def test_a_row_of_cityscapes_is_built_and_stepped(cityscapes, name):
+    task, data = Recipe(read(city(cityscapes, name), name)).make()
+    units = [module for module in task.modules() if isinstance(module, GloRe)]
+    assert [unit.adjacency().shape for unit in units] == ([(1, 64, 64)] if "glore" in name else [])
+    with runs.quiet():
+        trainer = Trainer(
+            max_epochs=1, accelerator="cpu", limit_val_batches=0, logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(task, data)
+    assert trainer.global_step == 1
+    assert all(parameter.isfinite().all() for parameter in task.net.parameters())
+
+
+def test_cityscapes_from_its_folders_to_a_submission(cityscapes, tmp_path, capsys):
+    small = ("--model.backbone", "resnetv2_18", "--model.net.options", "{channels: [8, 8, 8, 16], stem_chs: 8}")
+    out = tmp_path / "run"
+    one = ("--model.net.head.width", "8", "--epochs", "1", "--trainer.check_val_every_n_epoch", "1")
+    assert main(["fit", *city(cityscapes, "", *small, *one), "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["test", "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    for score in ("iou_traffic light", "miou", "iiou", "iou_category", "iiou_category"):
+        assert f"{score} " in said
+    assert main(["predict", "--out", str(out), str(cityscapes / "leftImg8bit/val")]) == 0
+    name = "ulm_000001_000019_leftImg8bit.png"
+    with Image.open(out / "predictions" / name) as mask, Image.open(out / "predictions/submission" / name) as ids:
+        assert np.array_equal(np.array([label.id for label in LABELS])[np.asarray(mask)], np.asarray(ids))
+        assert mask.getpalette()[:3] == [128, 64, 128]
+    assert json.loads((out / "last.json").read_text())["class_path"] == "glore.nets.segmenter.segmenter"

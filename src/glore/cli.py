@@ -272,6 +272,8 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
         print(row["name"])
         if "error" in row:
             print(f"  {row['error']}")
+        if "mask" in row:
+            print(f"  {folder / row['mask']}")
         for place in range(1, 6):
             if f"class_{place}" in row:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")

@@ -45,8 +45,8 @@ def backbone(
             blocks as in `glore.insert`.
         unit: makes a unit from its channels; None leaves the network plain.
         classes: of the classifier; 1,000 by default, and in a recipe, null for as many as the data have.
-        pretrained: True for the weights that timm knows, which are downloaded; or the path of a file with weights.
-            Those of a classifier with other classes are left out.
+        pretrained: True for the weights that timm knows, which are downloaded; or the path of a file with weights, of
+            the network with its units or without. Those of a classifier with other classes are left out.
         options: further arguments of `timm.create_model`, such as `{"output_stride": 16}`.
 
     Raises:
@@ -89,19 +89,19 @@ def backbone(
             f"name={name!r}, pretrained=True: its weights could not be downloaded ({error}); give the path of a file, "
             "or False to start from nothing"
         ) from None
+    if unit is not None and units:
+        (example,) = probe.inputs_for(model, None)
+        told = dict(options or {})
+        dilated = told.pop("output_stride", 32) != 32  # which hides where the strides were
+        undilated = timm.create_model(name, num_classes=0, **told) if dilated else model
+        insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
     if isinstance(pretrained, str):
         fresh = not load_pretrained(model, pretrained)
     else:
         fresh = pretrained and model.num_classes != model.pretrained_cfg["num_classes"]
     if fresh:  # timm starts some classifiers from numbers that are far too large for few classes
         model.reset_classifier(model.num_classes)
-    if unit is None or not units:
-        return model
-    (example,) = probe.inputs_for(model, None)
-    told = dict(options or {})
-    dilated = told.pop("output_stride", 32) != 32  # which hides where the strides were
-    undilated = timm.create_model(name, num_classes=0, **told) if dilated else model
-    return insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
+    return model
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:
@@ -166,10 +166,10 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
             raise ValueError(f"units={dict(units)!r}: no {stage}; this network has {', '.join(sorted(stages))}")
         there = stages[stage]
         try:
-            indices = _indices(len(there), wanted)
+            picked = indices(len(there), wanted)
         except ValueError as error:
             raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error}") from None
-        for index in indices:
+        for index in picked:
             container, block = there[index]
             if container in units:
                 raise ValueError(f"units={dict(units)!r}: {container} is named twice, by its path and by {stage}")
@@ -177,7 +177,12 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
     return chosen
 
 
-def _indices(count: int, wanted: int | Sequence[int]) -> Sequence[int]:
+def indices(count: int, wanted: int | Sequence[int]) -> Sequence[int]:
+    """The indices of the places, among so many, where units are wanted: so many of them, or these.
+
+    Raises:
+        ValueError: they are more than there are places, or not there.
+    """
     if isinstance(wanted, int):
         return PUBLISHED.get((count, wanted)) or spread(count, wanted)
     if isinstance(wanted, str) or not isinstance(wanted, Sequence) or not all(isinstance(i, int) for i in wanted):

@@ -1,4 +1,4 @@
-"""Weights from files, into networks without units."""
+"""Weights from files, into networks with units or without."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from glore.insert import units_of
+
 
 def load_pretrained(model: nn.Module, path: Path | str) -> bool:
-    """Load weights of a network without units from a file, safetensors or torch's own, into a network without units.
+    """Load weights from a file, safetensors or torch's own; units that it has no weights for stay as they are.
 
     Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
     classes the weights are left out. A file in which no key is known, but whose tensors have the network's shapes one
@@ -23,9 +25,11 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     """
     weights = _read(Path(path))
     own = model.state_dict()
+    units = tuple(f"{path}." for path in units_of(model))
+    optional = {name for name in own if name.startswith(units) or name.endswith("num_batches_tracked")}
     head = tuple(f"{name}." for name in classifiers(model))
     if not weights.keys() & own.keys():
-        counted = [name for name in own if not name.endswith("num_batches_tracked")]
+        counted = [name for name in own if name not in optional]
         values = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
         pairs = list(zip(counted, values, strict=False))
         same = all(own[name].shape == tensor.shape or name.startswith(head) for name, tensor in pairs)
@@ -35,11 +39,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     other_head = {name for name in other_head if weights[name].shape != own[name].shape}
     kept = {name: tensor for name, tensor in weights.items() if name not in other_head}
     faults = [f"{name} is unknown" for name in kept if name not in own]
-    faults += [
-        f"{name} is missing"
-        for name in own
-        if name not in kept and name not in other_head and not name.endswith("num_batches_tracked")
-    ]
+    faults += [f"{name} is missing" for name in own if name not in {*kept, *other_head, *optional}]
     faults += [
         f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
         for name, tensor in kept.items()

@@ -97,7 +97,7 @@ def small_segmenter(
         strides: of the first convolution, then of each stage.
         units: stage → how many units to spread over its blocks, or explicit block indices: `{"res3": 1}`.
         unit: makes a unit from its channels; None leaves the network plain.
-        pretrained: the path of a file with weights of this network without units; see `glore.nets.pretrained`.
+        pretrained: the path of a file with weights of this network, with units or without; see `glore.nets.pretrained`.
 
     Raises:
         ValueError: a stage is unknown or has fewer blocks than units, or the weights do not fit.
@@ -160,12 +160,12 @@ def _with_units(
 ) -> nn.Sequential:
     if pretrained is True:
         raise ValueError("pretrained=True: nobody publishes weights of this network; give the path of a file")
+    if unit is not None:
+        if not units:
+            raise ValueError("a unit is given, but no place for it: give units as well, such as {'res3': 1}")
+        insert(net, {f"backbone.{stage}": places for stage, places in units.items()}, unit, example=example)
     if pretrained:
         from glore.nets.pretrained import load_pretrained  # reads files with timm
 
         load_pretrained(net, pretrained)
-    if unit is None:
-        return net
-    if not units:
-        raise ValueError("a unit is given, but no place for it: give units as well, such as {'res3': 1}")
-    return insert(net, {f"backbone.{stage}": places for stage, places in units.items()}, unit, example=example)
+    return net

@@ -37,6 +37,7 @@ BUILDERS = frozenset(
     for name in (
         *("nets.small.small_classifier", "nets.small.small_segmenter", "nets.images.backbone"),
         *(f"nets.images.{name}" for name in PAPER),
+        *(f"nets.video.resnet{layers}_3d" for layers in (18, 50, 101)),
         *("nets.segmenter.segmenter", *(f"nets.heads.{name}" for name in ("FCN", "PSP", "DenseASPP"))),
         *(f"GloRe{axes}d" for axes in (1, 2, 3)),
         *(

@@ -10,11 +10,16 @@ import copy
 import math
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from glore.insert import insert
+from glore.nets.video import STRIDES, ResNet3d
 from glore.units import GloRe1d, GloRe2d, GloRe3d
 from glore.units.glore import GloRe
 
@@ -82,6 +87,117 @@ def from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         ]
         for key, short in keys.items()
     }
+
+
+VIDEO = {  # a part of a key of their 3-D networks → ours, in this order
+    r"^conv1\.conv\.": "stem.0.",
+    r"^conv1\.bn\.": "stem.1.",
+    r"^tail\.bn\.": "norm.",
+    r"_extra\.": "_glore.",
+    r"\.conv_m1\.": ".convs.0.",
+    r"\.conv_m2\.": ".convs.1.",
+    r"\.conv_m3\.": ".convs.2.",
+    r"\.conv_w1\.": ".shortcut.",
+    r"\.bn\.": ".0.",
+    r"\.conv\.": ".2.",
+}
+CLIP = (1, 3, 8, 32, 32)  # is enough to see where units stand
+
+
+def load_official(source: Path | str | Mapping[str, Any]) -> ResNet3d:
+    """Make the published 3-D network whose checkpoint this is, with its weights, in evaluation mode.
+
+    Depth, classes, and places and sizes of the units are seen from the keys. The units do not normalise (κ = 1), as the
+    released weights want it. Clips are normalised by mean (124, 117, 104) / 255 and standard deviation
+    1 / (0.0167 · 255).
+
+    Args:
+        source: a checkpoint's path, or what is in it: a state dict, or a dict that has it as `state_dict`; its keys may
+            begin with `module.`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or holds more than tensors and plain values, or is no checkpoint of a published
+            3-D network; the message names the keys.
+
+    Example:
+        >>> net = load_official("checkpoint.pth")  # doctest: +SKIP
+    """
+    weights = {key.removeprefix("module."): tensor for key, tensor in _state_dict(source).items()}
+    if any("_extra." in key for key in weights):
+        weights = from_official(weights)
+    renamed = {_ours(key): tensor for key, tensor in weights.items()}
+    blocks: dict[str, set[int]] = {stage: set() for stage in STRIDES}
+    units: dict[str, set[int]] = {stage: set() for stage in STRIDES}
+    for key in renamed:
+        if match := re.match(r"(res[2-5])\.(\d+)(_glore)?\.", key):
+            (units if match[3] else blocks)[match[1]].add(int(match[2]))
+    classifier = renamed.get("classifier.weight")
+    if classifier is None or not all(blocks.values()):
+        raise ValueError(
+            "source is no checkpoint of a published 3-D network, with keys such as 'conv2.B01.conv_m1.conv.weight': it "
+            f"has {', '.join([*weights][:3]) or 'none'}"
+        )
+    sizes = {
+        len(tensor): (len(renamed[f"{unit}.state.bias"]), len(renamed[f"{unit}.projection.bias"]))
+        for key, tensor in renamed.items()
+        if (unit := key.removesuffix(".norm.weight")) != key and unit.endswith("_glore")
+    }  # channels → states and nodes
+    net = ResNet3d([len(there) for there in blocks.values()], len(classifier))
+    if sizes:
+        where = {stage: sorted(there) for stage, there in units.items() if there}
+        insert(
+            net,
+            where,
+            lambda c: GloRe3d(c, states=sizes[c][0], nodes=sizes[c][1], normalize=False),
+            example=torch.zeros(CLIP),
+        )
+    own = net.state_dict()
+    faults = [f"{key} is missing" for key in own if key not in renamed and not key.endswith("num_batches_tracked")]
+    faults += [f"{key} is unknown" for key in renamed if key not in own]
+    faults += [
+        f"{key} is {tuple(renamed[key].shape)}, not {tuple(tensor.shape)}"
+        for key, tensor in own.items()
+        if key in renamed and renamed[key].shape != tensor.shape
+    ]
+    if faults:
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise ValueError(f"source is no published 3-D network, in our names: {'; '.join(faults[:3])}{more}")
+    net.load_state_dict(own | renamed)
+    return net.eval()
+
+
+def _ours(key: str) -> str:
+    """A key of a published 3-D network, but for its units, under our name; another one as it is."""
+    for theirs, ours in VIDEO.items():
+        key = re.sub(theirs, ours, key)
+    return re.sub(r"^conv([2-5])\.B(\d+)", lambda match: f"res{match[1]}.{int(match[2]) - 1}", key)
+
+
+def _state_dict(source: Path | str | Mapping[str, Any]) -> dict[str, Tensor]:
+    if isinstance(source, Mapping):
+        weights, name = source, "source"
+    else:
+        weights, name = _read(Path(source)), f"source={str(source)!r}"
+    weights = weights.get("state_dict", weights)
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{name} is no state dict, nor has it one as 'state_dict'")
+    return dict(weights)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"source={str(path)!r} is no file")
+    try:
+        read = (
+            load_file if path.suffix == ".safetensors" else partial(torch.load, map_location="cpu", weights_only=True)
+        )
+        weights = read(path)
+    except Exception as error:  # torch and safetensors raise many kinds for broken files
+        raise ValueError(
+            f"source={str(path)!r} is damaged, or holds more than tensors and plain values: {error}"
+        ) from error
+    return weights if isinstance(weights, Mapping) else {}
 
 
 def adopt(model: Model) -> Model | GloRe:

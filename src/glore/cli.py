@@ -40,6 +40,7 @@ EXTRAS = {  # which extra of this package brings a module
     **dict.fromkeys(("jsonargparse", "lightning_fabric", "matplotlib", "numpy", "PIL"), "show"),
     **dict.fromkeys(("pytorch_lightning", "tqdm", "yaml"), "show"),
     **dict.fromkeys(("timm", "torchvision"), "timm"),
+    "av": "video",
 }
 FAULTS = (ValueError, OSError, ImportError, ArithmeticError)  # what a user can mend; anything else is our mistake
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -12,14 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glore.data.folders import FOLDERS, checked, files_in, labelled
 from glore.data.pictures import SUFFIXES, read_picture
 from glore.data.transforms import Preset, Small, Standard
-
-FOLDERS = {
-    "train": ("train",),
-    "val": ("val",),
-    "test": ("test", "val"),
-}  # split → where it lies, the first that is there
 
 
 class Pictures(Dataset[tuple[Tensor, int | None]]):
@@ -87,52 +80,8 @@ class ImageFolder(Pictures):
     """
 
     def __init__(self, split: str, root: str, preset: Preset | None = None, held_out: float = 0.1) -> None:
-        base = _checked(split, root)
-        if not 0 < held_out < 0.5:
-            raise ValueError(f"held_out={held_out} must be a share between 0 and 0.5")
-        own = {
-            name: next((base / f for f in folders if (base / f).is_dir()), None) for name, folders in FOLDERS.items()
-        }
-        training = own["train"] or base
-        splits = {name for folders in FOLDERS.values() for name in folders}
-        classes = [name for name in _subfolders(training) if own["train"] or name not in splits]
-        if not classes:
-            raise FileNotFoundError(
-                f"root={root!r}: {training} has no folders of pictures, one a class (none of them train, val or test)"
-            )
-        source = own[split]
-        folder = training if source is None else source
-        if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
-            raise ValueError(f"{folder} has a class {min(unknown)!r}, which {training} has not")
-        cut = [name for name in ("val", "test") if own[name] is None]
-        samples: list[tuple[Path, int | None]] = []
-        for label, name in enumerate(classes):
-            paths = _pictures(folder / name)
-            if folder == training:
-                if len(paths) <= len(cut):
-                    raise FileNotFoundError(
-                        f"{folder / name} has {len(paths)} pictures: too few to train and to hold out for "
-                        f"{' and '.join(cut)}; add some, or give {' and '.join(cut)} folders of their own"
-                        if cut
-                        else f"{folder / name} has no pictures ({', '.join(sorted(SUFFIXES))})"
-                    )
-                paths = _part(paths, split, cut, held_out)
-            samples += [(path, label) for path in paths]
-        if not samples:
-            raise FileNotFoundError(
-                f"root={root!r}: no pictures for {split} in {folder} ({', '.join(sorted(SUFFIXES))})"
-            )
+        samples, classes = labelled(split, root, SUFFIXES, held_out, "pictures")
         super().__init__(samples, classes, preset, split == "train")
-
-
-def _part(paths: list[Path], split: str, cut: list[str], share: float) -> list[Path]:
-    """What a split has of a class's training pictures, of which each split in `cut` gets a share."""
-    drawn = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
-    each = max(1, round(share * len(paths)))
-    if split == "train":
-        return sorted(drawn[each * len(cut) :])
-    start = each * cut.index(split)
-    return sorted(drawn[start : start + each])
 
 
 class ImageNet(ImageFolder):
@@ -179,7 +128,7 @@ class ImageList(Pictures):
         classes: Sequence[str] | None = None,
         preset: Preset | None = None,
     ) -> None:
-        base = _checked(split, root)
+        base = checked(split, root)
         name = next((name for name in FOLDERS[split] if name in lists), None)
         if name is None or "train" not in lists:
             raise ValueError(f"lists={dict(lists)!r} must name a file for train and for {split}")
@@ -270,7 +219,7 @@ def listed(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            pictures = _pictures(path)
+            pictures = files_in(path, SUFFIXES)
             if not pictures:
                 raise FileNotFoundError(f"{path} has no pictures ({', '.join(sorted(SUFFIXES))})")
             found += pictures
@@ -282,24 +231,3 @@ def listed(paths: Sequence[Path]) -> list[Path]:
         else:
             found.append(path)
     return found
-
-
-def _checked(split: str, root: str) -> Path:
-    if split not in FOLDERS:
-        raise ValueError(f"split={split!r} must be one of {', '.join(map(repr, FOLDERS))}")
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"root={root!r} is no folder: give --data.root DIR")
-    return Path(root)
-
-
-def _subfolders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and the folders in it, in order."""
-    found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES)

@@ -13,14 +13,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from glore.data.broken import BrokenSampleError
+from glore.data.folders import FOLDERS, checked, files_in
 from glore.data.pictures import SUFFIXES, read_picture
 from glore.data.scenes import IGNORED, Scenes
 
-SPLITS = {
-    "train": ("train",),
-    "val": ("val",),
-    "test": ("test", "val"),
-}  # split → where it lies, the first that is there
 Colour = tuple[int, int, int]
 
 
@@ -225,19 +221,16 @@ def folder_of(split: str, root: str, pattern: str) -> Path:
 
 def folder_split(split: str, root: str, pattern: str) -> str:
     """The split whose folder is taken for a split: its own, or `val` for a test split that has none."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} must be one of {', '.join(map(repr, SPLITS))}")
-    if not Path(root).is_dir():
-        raise FileNotFoundError(f"root={root!r} is no folder: give --data.root DIR")
-    for name in SPLITS[split]:
-        if Path(root, pattern.format(split=name)).is_dir():
+    base = checked(split, root)
+    for name in FOLDERS[split]:
+        if Path(base, pattern.format(split=name)).is_dir():
             return name
-    raise FileNotFoundError(f"root={root!r} has no folder {pattern.format(split=SPLITS[split][0])} with pictures")
+    raise FileNotFoundError(f"root={root!r} has no folder {pattern.format(split=FOLDERS[split][0])} with pictures")
 
 
 def pairs(pictures: Path, masks: Path) -> list[tuple[Path, Path]]:
     """Each picture of a folder and its mask, of the same path in the folder of masks."""
-    found = sorted(path for path in pictures.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = files_in(pictures, SUFFIXES)
     if not found:
         raise FileNotFoundError(f"{pictures} has no pictures ({', '.join(sorted(SUFFIXES))})")
     samples = [(path, (masks / path.relative_to(pictures)).with_suffix(".png")) for path in found]

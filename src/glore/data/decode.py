@@ -1,0 +1,190 @@
+"""The one decoder of videos: frames by their number, decoding no more of a file than they need."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glore.data.broken import BrokenSampleError
+
+SUFFIXES = frozenset((".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".gif"))
+
+
+class Video:
+    """A video file that is open: how many frames it has, and any of them.
+
+    The frames are counted by their packets, which is quick since nothing is decoded: so they are exact where the rate
+    varies or the file tells no duration, and a truncated file has those that are there.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        frames: how many there are, at least 1.
+        rate: frames a second, on average.
+
+    Raises:
+        BrokenSampleError: the file cannot be read as a video, or has no picture; the message names it.
+        ModuleNotFoundError: PyAV is missing, which the extra `video` brings.
+
+    Example:
+        >>> with Video("clip.mp4") as video:  # doctest: +SKIP
+        ...     clip = video.read(range(0, video.frames, 4))
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.container: Any = None
+        try:
+            with self._blamed():
+                self._open()
+                self._list()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _open(self) -> None:
+        import av
+
+        self.__exit__()
+        self.container = av.open(str(self.path))
+        streams = [stream for stream in self.container.streams.video if not _is_cover(stream)]
+        if not streams:
+            raise ValueError("it has no pictures")
+        self.stream = streams[0]
+        self.stream.codec_context.thread_count = 1  # the loader's processes share the cores
+
+    def _list(self) -> None:
+        """Note when each frame is shown, and which ones can be started from."""
+        shown, keys = [], []
+        for packet in self.container.demux(self.stream):
+            if packet.size and not packet.is_corrupt:
+                shown.append(packet.pts)
+                if packet.is_keyframe and packet.pts is not None:
+                    keys.append(packet.pts)
+        if not shown:
+            raise ValueError("it has no frames")
+        self.frames = len(shown)
+        # without times, frames are counted from the start
+        self.times = sorted(shown) if None not in shown and len(set(shown)) == len(shown) else None
+        self.keys = sorted(keys)
+        span = (self.times[-1] - self.times[0]) * self.stream.time_base if self.times else 0
+        self.rate = float((self.frames - 1) / span) if span else float(self.stream.average_rate or 0)
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.container is not None:
+            self.container.close()
+
+    def read(self, indices: Sequence[int], side: int | None = None) -> Tensor:
+        """Frames by their numbers, in any order, upright.
+
+        Decodes from the last key frame before a wanted one, and not beyond the last wanted one.
+
+        Args:
+            indices: numbers of frames, 0 … frames − 1; one may come more than once.
+            side: length to which the shorter side is scaled, in pixels; the frames' own by default.
+
+        Returns:
+            RGB, `(len(indices), h, w, 3)`, uint8.
+
+        Raises:
+            BrokenSampleError: a frame cannot be decoded.
+            IndexError: there is no such frame.
+        """
+        wanted = sorted(set(indices))
+        if not wanted or wanted[0] < 0 or wanted[-1] >= self.frames:
+            raise IndexError(f"{self.path} has frames 0 … {self.frames - 1}, not {list(indices)}")
+        found: dict[int, np.ndarray] = {}
+        with self._blamed():
+            rest = wanted
+            while rest:
+                before = len(found)
+                for search in (True, False):
+                    for index, frame in self._decoded(rest, search):
+                        found[index] = _upright(frame, side)
+                    if len(found) > before:
+                        break
+                else:
+                    raise ValueError(f"frame {rest[0]} of {self.frames} cannot be decoded")
+                rest = [index for index in rest if index not in found]
+        return torch.from_numpy(np.stack([found[index] for index in indices]))
+
+    def _decoded(self, wanted: list[int], search: bool) -> Iterator[tuple[int, Any]]:
+        """The first wanted frame, and those behind it until it would be quicker to start again from a key frame.
+
+        Args:
+            wanted: numbers of frames, in order.
+            search: whether to start from the last key frame, which some files lead astray; or else from the beginning.
+        """
+        seen = 0
+        if search and self.times is not None:
+            key = self._key(self.times[wanted[0]])
+            self.container.seek(key, stream=self.stream)
+            seen = bisect.bisect_left(self.times, key)
+        else:
+            self._open()
+        rest = iter(wanted)
+        index = next(rest)
+        for frame in self.container.decode(self.stream):
+            if self.times is not None and frame.pts is not None:
+                seen = bisect.bisect_left(self.times, frame.pts)
+            if seen > index:  # it was left out by the decoder
+                return
+            if seen == index:
+                yield index, frame
+                after = next(rest, None)
+                if after is None:
+                    return
+                if self.times is not None and self._key(self.times[after]) > self.times[index]:
+                    return
+                index = after
+            seen += 1
+
+    def _key(self, time: int) -> int:
+        """When the last key frame is shown that is not later."""
+        assert self.times is not None
+        place = bisect.bisect_right(self.keys, time)
+        return self.keys[place - 1] if place else self.times[0]
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except (BrokenSampleError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # FFmpeg's errors are of many kinds
+            reason = str(error) or type(error).__name__
+            raise BrokenSampleError(f"{self.path} cannot be read as a video ({reason})") from error
+
+
+def read_clip(path: Path | str, indices: Sequence[int], side: int | None = None) -> Tensor:
+    """Frames of a video file by their numbers, `(len(indices), h, w, 3)`, uint8; see `Video`."""
+    with Video(path) as video:
+        return video.read(indices, side)
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether it is the picture of a piece of music."""
+    import av
+
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _upright(frame: Any, side: int | None) -> np.ndarray:
+    size = {}
+    if side is not None and min(frame.width, frame.height) != side:
+        scale = side / min(frame.width, frame.height)
+        size = {"width": round(scale * frame.width), "height": round(scale * frame.height)}
+    rgb: np.ndarray = frame.to_ndarray(format="rgb24", **size)
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(rgb, turns)) if turns else rgb

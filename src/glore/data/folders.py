@@ -1,0 +1,97 @@
+"""Files in a folder for each class, and how they are split to train, to validate and to test."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+FOLDERS = {
+    "train": ("train",),
+    "val": ("val",),
+    "test": ("test", "val"),
+}  # split → where it lies, the first that is there
+
+
+def labelled(
+    split: str, root: str, suffixes: Collection[str], held_out: float, what: str
+) -> tuple[list[tuple[Path, int | None]], list[str]]:
+    """The files of a split with their classes, and the classes' names; see `glore.data.images.ImageFolder`.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder.
+        suffixes: of the files that count.
+        held_out: share of each class that is held out for a split without a folder, one file at least.
+        what: the files are, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a class has too few files to train and to hold out.
+        ValueError: an argument is out of range, or a split has a class that the training files have not.
+    """
+    base = checked(split, root)
+    if not 0 < held_out < 0.5:
+        raise ValueError(f"held_out={held_out} must be a share between 0 and 0.5")
+    own = {name: next((base / f for f in folders if (base / f).is_dir()), None) for name, folders in FOLDERS.items()}
+    training = own["train"] or base
+    splits = {name for folders in FOLDERS.values() for name in folders}
+    classes = [name for name in _subfolders(training) if own["train"] or name not in splits]
+    if not classes:
+        raise FileNotFoundError(
+            f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
+        )
+    source = own[split]
+    folder = training if source is None else source
+    if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
+        raise ValueError(f"{folder} has a class {min(unknown)!r}, which {training} has not")
+    cut = [name for name in ("val", "test") if own[name] is None]
+    kinds = ", ".join(sorted(suffixes))
+    samples: list[tuple[Path, int | None]] = []
+    for label, name in enumerate(classes):
+        paths = files_in(folder / name, suffixes)
+        if folder == training:
+            if len(paths) <= len(cut):
+                raise FileNotFoundError(
+                    f"{folder / name} has {len(paths)} {what}: too few to train and to hold out for "
+                    f"{' and '.join(cut)}; add some, or give {' and '.join(cut)} folders of their own"
+                    if cut
+                    else f"{folder / name} has no {what} ({kinds})"
+                )
+            paths = _part(paths, split, cut, held_out)
+        samples += [(path, label) for path in paths]
+    if not samples:
+        raise FileNotFoundError(f"root={root!r}: no {what} for {split} in {folder} ({kinds})")
+    return samples, classes
+
+
+def _part(paths: list[Path], split: str, cut: list[str], share: float) -> list[Path]:
+    """What a split has of a class's training files, of which each split in `cut` gets a share."""
+    drawn = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    each = max(1, round(share * len(paths)))
+    if split == "train":
+        return sorted(drawn[each * len(cut) :])
+    start = each * cut.index(split)
+    return sorted(drawn[start : start + each])
+
+
+def checked(split: str, root: str) -> Path:
+    """The folder, if it is one and the split is known."""
+    if split not in FOLDERS:
+        raise ValueError(f"split={split!r} must be one of {', '.join(map(repr, FOLDERS))}")
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"root={root!r} is no folder: give --data.root DIR")
+    return Path(root)
+
+
+def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """All files of these suffixes in a folder and the folders in it, in order, but for hidden ones."""
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.suffix.lower() in suffixes)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

@@ -170,7 +170,9 @@ def _using(parser: Parser) -> None:
 
 
 def _predicting(parser: Parser) -> None:
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="pictures, folders, or .txt lists of them")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="pictures, videos, folders, or .txt lists of pictures"
+    )
     _using(parser)
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/predictions)")
 
@@ -179,6 +181,11 @@ def _recipe(parser: Parser) -> None:
     parser.add_argument(
         "--config", action=Once, required=True, metavar="RECIPE", help="path of a recipe, or name of a shipped one"
     )
+
+
+def _scanning(parser: Parser) -> None:
+    _recipe(parser)
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/RECIPE/scan)")
 
 
 def _named(parser: Parser) -> None:
@@ -270,7 +277,7 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     folder = options.to or options.out / "predictions"
     rows = this.predict(folder, options.weights, options.paths)
     for row in rows if options.paths else [row for row in rows if "error" in row]:
-        print(row["name"])
+        print(row["name"] + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
         if "error" in row:
             print(f"  {row['error']}")
         if "mask" in row:
@@ -281,6 +288,23 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
         print()
     print(f"{len(rows)} predictions in {folder}")
     return 1 if any("error" in row for row in rows) else 0
+
+
+def scan(options: argparse.Namespace, flags: list[str]) -> int:
+    """Read every file of the data once, and tell which ones are missing or broken."""
+    from glore.train import recipe, tree
+    from glore.train.scan import GOOD, SCAN, scan
+
+    data = recipe.Recipe(tree.read(["--config", options.config, *flags])).make_data()
+    out = options.out or _default_out(options.config) / "scan"
+    rows = scan(data, out)
+    faults = [row for row in rows if row["fault"]]
+    for row in faults[:20]:
+        print(f"{row['name']}: {row['fault']}")
+    if len(faults) > 20:
+        print(f"… and {len(faults) - 20} more")
+    print(f"{len(rows)} files, of which {len(faults)} cannot be used: {out / SCAN}; the others: {out / GOOD}")
+    return 1 if faults else 0
 
 
 def show_recipe(options: argparse.Namespace, flags: list[str]) -> int:
@@ -344,10 +368,16 @@ COMMANDS = {
         "Score a trained network on its test data", "glore test --out runs/one --weights best", _using, test
     ),
     "predict": Command(
-        "Tell what a trained network sees in pictures, or in its test data",
+        "Tell what a trained network sees in pictures or videos, or in its test data",
         "glore predict --out runs/one photo.jpg more_photos/",
         _predicting,
         predict,
+    ),
+    "scan": Command(
+        "Read every file of a data set once, and tell which ones are missing or broken",
+        "glore scan --config kinetics400 --data.root kinetics400 --data.workers 8",
+        _scanning,
+        scan,
     ),
     "recipe": Command("Print a recipe with all its keys", "glore recipe digits", _named, show_recipe),
 }

@@ -1,17 +1,16 @@
 """Videos, good and broken, made here: every frame is the one that was asked for, and every fault is named."""
 
 import struct
-from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("av")
-import av
 
 from glore.data.broken import BrokenSampleError
 from glore.data.decode import Video, read_clip
+from videos import audio_only, write
 
 FRAMES, HIGH, WIDE = 40, 48, 64
 
@@ -34,20 +33,8 @@ def number(frame):
     )
 
 
-def make(path, count=FRAMES, *, codec="libx264", times=None, high=HIGH, wide=WIDE, pixels="yuv420p", **options):
-    """Write a video; with `times`, when each frame is shown, in hundredths of a second."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={key: str(value) for key, value in options.items()})
-        stream.width, stream.height, stream.pix_fmt = wide, high, pixels
-        if times:
-            stream.codec_context.time_base = Fraction(1, 100)
-        for i in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(i, high, wide), format="rgb24")
-            if times:
-                frame.pts, frame.time_base = times[i], Fraction(1, 100)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-    return path
+def make(path, count=FRAMES, *, high=HIGH, wide=WIDE, **options):
+    return write(path, [picture(i, high, wide) for i in range(count)], **options)
 
 
 KINDS = {
@@ -126,16 +113,6 @@ def test_rotated_frames_stand_upright(tmp_path, turns):
     data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
     path.write_bytes(data)
     assert torch.equal(read_clip(path, [1]), torch.rot90(plain, -turns, (1, 2)))
-
-
-def audio_only(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 8000
-        for _ in range(9):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
 
 
 def test_one_frame(tmp_path):

@@ -119,6 +119,18 @@ class Video:
                 rest = [index for index in rest if index not in found]
         return torch.from_numpy(np.stack([found[index] for index in indices]))
 
+    def check(self) -> None:
+        """Decode all frames.
+
+        Raises:
+            BrokenSampleError: some cannot be decoded.
+        """
+        with self._blamed():
+            self._open()
+            count = sum(1 for _ in self.container.decode(self.stream))
+            if count < self.frames:
+                raise ValueError(f"{self.frames - count} of {self.frames} frames cannot be decoded")
+
     def _decoded(self, wanted: list[int], search: bool) -> Iterator[tuple[int, Any]]:
         """The first wanted frame, and those behind it until it would be quicker to start again from a key frame.
 

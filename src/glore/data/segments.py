@@ -34,6 +34,7 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
         training: whether to take the transform of training, or that of testing.
         table: value in a mask → class, or 255 for what counts for nothing; by default each class for itself, and 255.
         palette: a colour for each class, 0 … 255; by default the data set's, if it has one.
+        ids: what the data set's own evaluation calls the classes; likewise.
 
     Raises:
         BrokenSampleError: a file cannot be read; raised when its item is asked for.
@@ -53,9 +54,11 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
         training: bool = False,
         table: Mapping[int, int] | None = None,
         palette: Sequence[Colour] | None = None,
+        ids: Sequence[int] | None = None,
     ) -> None:
         preset = preset or self.default_preset()
         self.samples, self.classes, self.palette = list(samples), list(classes), palette or self.PALETTE
+        self.ids = ids or self.IDS
         self.transform = preset(training)
         table = {**{k: k for k in range(len(classes))}, IGNORED: IGNORED} if table is None else table
         self.values = sorted(table)

@@ -53,7 +53,7 @@ class Write(BasePredictionWriter):
         self.rows: list[dict[str, Any]] = []
         self.pictures = [path for path, *_ in getattr(dataset, "samples", ())]  # of a data set made of files
         self.named = Counter(path.stem for path in self.pictures)
-        self.ids = getattr(dataset, "IDS", None)
+        self.ids = getattr(dataset, "ids", None)
         folder.mkdir(parents=True, exist_ok=True)
 
     def write_on_batch_end(
@@ -101,7 +101,7 @@ class Write(BasePredictionWriter):
     def _rows(self, indices: Tensor, logits: Tensor) -> None:
         best = logits.float().softmax(1).topk(self.top)
         for index, values, classes in zip(indices.tolist(), best.values.tolist(), best.indices.tolist(), strict=True):
-            row: dict[str, Any] = {"name": self._name(index)}
+            row: dict[str, Any] = {"name": self._name(index), **self._seconds(index)}
             if index < 0:
                 row["error"] = self._error(-1 - index)
                 self.rows.append(row)
@@ -109,6 +109,12 @@ class Write(BasePredictionWriter):
             for place, (value, k) in enumerate(zip(values, classes, strict=True), start=1):
                 row |= {f"class_{place}": self.classes[k], f"probability_{place}": round(value, 6)}
             self.rows.append(row)
+
+    def _seconds(self, index: int) -> dict[str, float]:
+        """When the sample is in its video, if it is of one."""
+        if index < 0 or not hasattr(self.dataset, "seconds"):
+            return {}
+        return {name: round(s, 2) for name, s in zip(("from_s", "to_s"), self.dataset.seconds(index), strict=True)}
 
     def _name(self, index: int) -> str:
         item = index if index >= 0 else -1 - index

@@ -226,6 +226,12 @@ class Recipe(LightningCLI):
         made = self._instantiated(empty)
         return made.model, made.data
 
+    def make_data(self) -> Data:
+        """Make the data alone."""
+        config = self.config.as_dict()["data"]
+        dataset = json.loads(json.dumps(config.pop("dataset"), default=_named))
+        return Data(files.factory(dataset, trust=True), **config)
+
     def build(
         self, folder: Path, progress: Progress | None = None, *, empty: bool = False
     ) -> tuple[Task, Data, Trainer]:

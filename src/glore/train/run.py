@@ -148,7 +148,8 @@ class Run:
         Args:
             folder: where to.
             weights: as `evaluate` takes them.
-            paths: of pictures, folders of pictures, or text files with a path a line; the test split by default.
+            paths: of pictures or videos, folders of them, or text files with a picture's path a line; the test split by
+                default.
 
         Returns:
             A row for each sample that this process predicted.
@@ -169,19 +170,22 @@ class Run:
 
     def _pictures(self, paths: Sequence[Path], weights: str | Path) -> Any:
         """Pictures by path, as the run's own dataset takes them in testing."""
-        from glore.data.images import Pictures, listed  # needs torchvision
-        from glore.data.segments import Segments
+        from glore.data import clips, images, segments  # need torchvision
 
         own = self.recipe.dataset_class
-        preset = self.recipe.resolved["data"]["dataset"].get("init_args", {}).get("preset")
+        arguments = self.recipe.resolved["data"]["dataset"].get("init_args", {})
+        given = arguments.get("preset")
+        preset: Any = given and files.construct(given, trust=True)
         known = getattr(own, "names", None)  # without the data
         classes = self._trained_classes(weights) or (known() if known else list(self.data.split("train").classes))
-        samples = [(path, None) for path in listed(paths)]
-        kind = Segments if isinstance(own, type) and issubclass(own, Segments) else Pictures
-        pictures: Any = kind(samples, classes, preset and files.construct(preset, trust=True))
-        if kind is Segments:
-            pictures.palette, pictures.IDS = own.PALETTE, own.IDS
-        return pictures
+        kind = own if isinstance(own, type) else object
+        if issubclass(kind, clips.Clips):
+            timing = {name: arguments[name] for name in ("frames", "stride_frames")}
+            return clips.Moments(clips.listed(paths), classes, **timing, preset=preset)
+        samples = [(path, None) for path in images.listed(paths)]
+        if issubclass(kind, segments.Segments):
+            return segments.Segments(samples, classes, preset, palette=kind.PALETTE, ids=kind.IDS)
+        return images.Pictures(samples, classes, preset)
 
     def _trained_classes(self, weights: str | Path) -> list[str]:
         """The names of the classes that weights were trained on, as far as their folder tells."""

@@ -160,9 +160,8 @@ class Task(LightningModule):
         classes, views = dataset.classes, getattr(dataset, "views", 1)
         if views == 1:
             logits = self(inputs) if split == "train" else self.infer(inputs)
-        else:  # (b, views, …): the mean of the views' probabilities
-            probabilities = self(inputs.flatten(0, 1)).float().softmax(1).unflatten(0, (-1, views))
-            logits = probabilities.mean(1).log()
+        else:  # (b, views, …): the mean of the views' probabilities, of one view at a time, for a clip has many
+            logits = torch.stack([self(view).float().softmax(1) for view in inputs.unbind(1)]).mean(0).log()
         told = (logits[0] if isinstance(logits, tuple) else logits).shape[1]
         if told != len(classes):
             raise ValueError(

@@ -1,0 +1,411 @@
+"""Videos with a class each: folders, tables, and Kinetics, UCF101 and HMDB51 by their official lists."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from glore.data.broken import BrokenSampleError
+from glore.data.decode import SUFFIXES, Video
+from glore.data.folders import FOLDERS, checked, files_in, labelled
+from glore.data.frames import Frames
+
+
+class Clips(Dataset[tuple[Tensor, int | None]]):
+    """Clips of video files, and the files' classes.
+
+    Shapes:
+        In training, an item is a clip from anywhere in its file, `(3, frames, size, size)` float32, and the number of
+        its class. In testing it is `(clips · crops, 3, frames, size, size)`, or without the first axis if that is one:
+        clips from all over the file, in order of time, and crops of each.
+
+    Args:
+        samples: path and class of each file; None for a class that is not known.
+        classes: their names, in order.
+        frames: of a clip.
+        stride_frames: from one frame of a clip to its next one. A file that is too short for a clip is looped.
+        clips: of each file in testing, spread evenly; one is in its middle.
+        preset: makes views of frames; `Frames()` by default.
+        training: whether to take clips of training, or of testing.
+
+    Raises:
+        BrokenSampleError: a file cannot be read; raised when its item is asked for.
+        ValueError: an argument is out of range.
+    """
+
+    default_preset: ClassVar[type[Frames]] = Frames
+
+    def __init__(
+        self,
+        samples: Sequence[tuple[Path, int | None]],
+        classes: Sequence[str],
+        frames: int = 8,
+        stride_frames: int = 8,
+        clips: int = 1,
+        preset: Frames | None = None,
+        training: bool = False,
+    ) -> None:
+        for name, value in {"frames": frames, "stride_frames": stride_frames, "clips": clips}.items():
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.samples, self.classes = list(samples), list(classes)
+        self.frames, self.stride_frames, self.clips = frames, stride_frames, clips
+        self.preset, self.training = preset or self.default_preset(), training
+        self.views = 1 if training else clips * self.preset.crops
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
+        path, label = self.samples[index]
+        with Video(path) as video:
+            begins = self._begins(video.frames)
+            numbers = [self._numbers(begin, video.frames) for begin in begins]
+            read = video.read([number for clip in numbers for number in clip], self.preset.side(self.training))
+        clips = read.split(self.frames)
+        if self.training:
+            return self.preset.training(clips[0]), label
+        views = [view for clip in clips for view in self.preset.testing(clip)]
+        return (views[0] if self.views == 1 else torch.stack(views)), label
+
+    def _begins(self, count: int) -> list[int]:
+        """The first frames of the clips of a file with so many frames."""
+        last = max(0, count - 1 - (self.frames - 1) * self.stride_frames)
+        if self.training:
+            return [int(torch.randint(last + 1, ()))]
+        if self.clips == 1:
+            return [last // 2]
+        return [round(i * last / (self.clips - 1)) for i in range(self.clips)]
+
+    def _numbers(self, begin: int, count: int) -> list[int]:
+        return [(begin + i * self.stride_frames) % count for i in range(self.frames)]
+
+    def name(self, index: int) -> str:
+        """The path of an item, for messages and tables."""
+        return str(self.samples[index][0])
+
+    def check(self, index: int) -> None:
+        """Read all frames of an item's file; raises what reading it raises."""
+        with Video(self.samples[index][0]) as video:
+            video.check()
+
+    def blank(self) -> Tensor:
+        """What stands for a file that cannot be read, where no other one may."""
+        blank = torch.zeros(3, self.frames, *self.preset.size)
+        return blank if self.views == 1 else blank.expand(self.views, *blank.shape)
+
+
+class Moments(Clips):
+    """Clips one after the other over whole videos whose classes are not known.
+
+    Shapes:
+        An item is a clip as `Clips` gives it in testing, and None.
+
+    Args:
+        paths: of the files.
+        classes: names of the classes that a network tells apart.
+        frames: of a clip.
+        stride_frames: from one frame of a clip to its next one.
+        preset: makes views of frames; `Frames()` by default.
+
+    Raises:
+        BrokenSampleError: a file cannot be read; raised when its item is asked for.
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        classes: Sequence[str],
+        frames: int = 8,
+        stride_frames: int = 8,
+        preset: Frames | None = None,
+    ) -> None:
+        super().__init__([], classes, frames, stride_frames, 1, preset)
+        self.spans: list[tuple[int, float, float]] = []  # of each item: first frame, and seconds from when to when
+        for path in paths:
+            for span in self._spans(path):
+                self.samples.append((path, None))
+                self.spans.append(span)
+
+    def _spans(self, path: Path) -> list[tuple[int, float, float]]:
+        nan = float("nan")
+        try:
+            with Video(path) as video:
+                count, rate = video.frames, video.rate or nan
+        except BrokenSampleError:  # raised again, and told, when the item is asked for
+            return [(0, nan, nan)]
+        length = self.frames * self.stride_frames
+        return [
+            (begin, begin / rate, min(begin + length, count) / rate)
+            for begin in range(0, max(1, count - length // 2), length)
+        ]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, None]:
+        with Video(self.samples[index][0]) as video:
+            numbers = self._numbers(self.spans[index][0], video.frames)
+            views = self.preset.testing(video.read(numbers, self.preset.side(training=False)))
+        return (views[0] if self.views == 1 else torch.stack(views)), None
+
+    def seconds(self, index: int) -> tuple[float, float]:
+        """From when to when an item is in its video."""
+        return self.spans[index][1:]
+
+
+class ClipFolder(Clips):
+    """Videos in a folder for each class, split as `glore.data.images.ImageFolder` splits pictures.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder.
+        frames: of a clip; see `Clips` for this and the next ones.
+        stride_frames: from one frame of a clip to its next one.
+        clips: of each file in testing.
+        preset: makes views of frames.
+        held_out: share of each class that is held out for a split without a folder, one file at least.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a class has too few videos to train and to hold out.
+        ValueError: an argument is out of range, or a split has a class that the training videos have not.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        frames: int = 8,
+        stride_frames: int = 8,
+        clips: int = 1,
+        preset: Frames | None = None,
+        held_out: float = 0.1,
+    ) -> None:
+        samples, classes = labelled(split, root, SUFFIXES, held_out, "videos")
+        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
+
+
+class ClipTable(Clips):
+    """Videos in a CSV file with the columns `path`, from `root`, `label` and `split`; classes are the labels, sorted.
+
+    Without rows of the split `test`, `val` is the test split too. Other columns are left alone.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder.
+        table: the CSV file, from `root`.
+        frames: of a clip; see `Clips` for this and the next ones.
+        stride_frames: from one frame of a clip to its next one.
+        clips: of each file in testing.
+        preset: makes views of frames.
+
+    Raises:
+        FileNotFoundError: there is no such folder or file.
+        ValueError: a column is missing, a row has no path or label, or a split has no rows; the message names the line.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        table: str = "clips.csv",
+        frames: int = 8,
+        stride_frames: int = 8,
+        clips: int = 1,
+        preset: Frames | None = None,
+    ) -> None:
+        base = checked(split, root)
+        rows = read_table(base / table, ("path", "label", "split"))
+        classes = sorted({row["label"] for row in rows})
+        there = next((name for name in FOLDERS[split] if any(row["split"] == name for row in rows)), None)
+        if there is None:
+            told = sorted({row["split"] for row in rows})
+            raise ValueError(f"{base / table} has no rows of the split {split!r}, but of {', '.join(map(repr, told))}")
+        samples = [(base / row["path"], classes.index(row["label"])) for row in rows if row["split"] == there]
+        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
+
+
+class Kinetics(Clips):
+    """Kinetics-400, -600 or -700 by its official tables, `root/train.csv` and `root/val.csv`.
+
+    A row's video is `root/train/<label>/<youtube_id>_<start>_<end>.mp4`, the times in seconds with six digits. As many
+    of its videos are gone, those that are not there are left out, and listed in `absent`.
+
+    Arguments: `ClipTable`, without `table`.
+
+    Raises:
+        FileNotFoundError: there is no such folder or table, or no video at all.
+        ValueError: a column of the table is missing.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        frames: int = 8,
+        stride_frames: int = 8,
+        clips: int = 1,
+        preset: Frames | None = None,
+    ) -> None:
+        base = checked(split, root)
+        there = "train" if split == "train" else "val"
+        rows = {
+            name: read_table(base / f"{name}.csv", ("label", "youtube_id", "time_start", "time_end"))
+            for name in {"train", there}
+        }
+        classes = sorted({row["label"] for row in rows["train"]})
+        known = {name: k for k, name in enumerate(classes)}
+        samples, self.absent = [], []
+        for row in rows[there]:
+            times = (int(float(row[name])) for name in ("time_start", "time_end"))
+            stem = "_".join([row["youtube_id"], *(f"{time:06d}" for time in times)])
+            path = base / there / row["label"] / f"{stem}.mp4"
+            if row["label"] not in known:
+                raise ValueError(f"{base / there}.csv has a class {row['label']!r}, which train.csv has not")
+            if path.is_file():
+                samples.append((path, known[row["label"]]))
+            else:
+                self.absent.append(path)
+        _some(samples, self.absent)
+        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
+
+
+class UCF101(Clips):
+    """UCF101 by its official lists, `root/ucfTrainTestlist/trainlist01.txt`, and videos in `root/UCF-101/<class>/…`.
+
+    The test list is `val` and `test`.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder.
+        fold: which of the three official splits.
+        frames: of a clip; see `Clips` for this and the next ones.
+        stride_frames: from one frame of a clip to its next one.
+        clips: of each file in testing.
+        preset: makes views of frames.
+
+    Raises:
+        FileNotFoundError: a folder, list or video is missing.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        fold: Literal[1, 2, 3] = 1,
+        frames: int = 8,
+        stride_frames: int = 8,
+        clips: int = 1,
+        preset: Frames | None = None,
+    ) -> None:
+        base = checked(split, root)
+        lists = base / "ucfTrainTestlist"
+        classes = [line.split()[1] for line in _lines(lists / "classInd.txt")]
+        kind = "train" if split == "train" else "test"
+        paths = [line.split()[0] for line in _lines(lists / f"{kind}list{fold:02d}.txt")]
+        samples = [(base / "UCF-101" / path, classes.index(path.split("/")[0])) for path in paths]
+        _all(samples)
+        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
+
+
+class HMDB51(Clips):
+    """HMDB51 by its official lists, `root/splits/<class>_test_split1.txt`, and videos in `root/videos/<class>/…`.
+
+    The lists mark each class's videos with 1 to train, 2 to test, which is `val` and `test`, and 0 for neither.
+
+    Args:
+        split: `"train"`, `"val"` or `"test"`.
+        root: the folder.
+        fold: which of the three official splits.
+        frames: of a clip; see `Clips` for this and the next ones.
+        stride_frames: from one frame of a clip to its next one.
+        clips: of each file in testing.
+        preset: makes views of frames.
+
+    Raises:
+        FileNotFoundError: a folder, list or video is missing.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        root: str,
+        fold: Literal[1, 2, 3] = 1,
+        frames: int = 8,
+        stride_frames: int = 8,
+        clips: int = 1,
+        preset: Frames | None = None,
+    ) -> None:
+        base = checked(split, root)
+        ending = f"_test_split{fold}.txt"
+        lists = sorted((base / "splits").glob(f"*{ending}"))
+        if not lists:
+            raise FileNotFoundError(f"{base / 'splits'} has no lists <class>{ending}")
+        classes = [path.name.removesuffix(ending) for path in lists]
+        mark = "1" if split == "train" else "2"
+        samples = [
+            (base / "videos" / name / line.split()[0], k)
+            for k, (name, path) in enumerate(zip(classes, lists, strict=True))
+            for line in _lines(path)
+            if line.split()[1] == mark
+        ]
+        _all(samples)
+        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
+
+
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file that has to have some columns, with a value in each."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: a CSV file with the columns {', '.join(columns)}")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        if missing := [name for name in columns if name not in (table.fieldnames or ())]:
+            raise ValueError(
+                f"{path} lacks the column {missing[0]!r}: its first line must name {', '.join(columns)}, and names "
+                f"{', '.join(table.fieldnames or ()) or 'none'}"
+            )
+        rows = list(table)
+    for number, row in enumerate(rows, start=2):
+        if empty := [name for name in columns if not (row[name] or "").strip()]:
+            raise ValueError(f"{path}, line {number}: no {empty[0]}")
+    if not rows:
+        raise ValueError(f"{path} has no rows")
+    return rows
+
+
+def listed(paths: Sequence[Path]) -> list[Path]:
+    """The videos that paths name: files, and all in folders.
+
+    Raises:
+        FileNotFoundError: there is no such path, or no video in a folder.
+    """
+    found: list[Path] = []
+    for path in paths:
+        videos = files_in(path, SUFFIXES) if path.is_dir() else [path]
+        if not videos:
+            raise FileNotFoundError(f"{path} has no videos ({', '.join(sorted(SUFFIXES))})")
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        found += videos
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: unpack the official lists there")
+    return [line for line in path.read_text().splitlines() if line.strip()]
+
+
+def _some(samples: Sequence[tuple[Path, int]], absent: Sequence[Path]) -> None:
+    if not samples:
+        raise FileNotFoundError(f"none of the {len(absent)} videos is there; the first would be {absent[0]}")
+
+
+def _all(samples: Sequence[tuple[Path, int]]) -> None:
+    absent = [path for path, _ in samples if not path.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{absent[0]} is missing, as {len(absent)} of {len(samples)} videos are")

@@ -1,0 +1,104 @@
+"""Read every file of a data set once, before a training does, and write down which ones are missing or broken."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from glore.data.broken import BrokenSampleError
+from glore.train.data import Data
+from glore.weights import files
+
+SCAN, GOOD = "scan.csv", "good.txt"
+COLUMNS = ("split", "name", "size", "fault")
+
+
+class _Faults(Dataset[tuple[int, str]]):
+    """What is wrong with each item of a dataset; nothing is an empty text."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, str]:
+        try:
+            check = getattr(self.dataset, "check", self.dataset.__getitem__)
+            check(index)
+        except (BrokenSampleError, ValueError, FileNotFoundError) as error:
+            return index, " ".join(str(error).split())
+        return index, ""
+
+
+def scan(data: Data, folder: Path) -> list[dict[str, str]]:
+    """Read each file of all splits, unless an earlier scan did and its size is the same.
+
+    Writes to the folder, as it goes, `scan.csv`, a row a file: split, name, size in bytes, and what is wrong with it;
+    and at the end `good.txt`, the names of those with which nothing is wrong, a line each.
+
+    Returns:
+        The rows of all files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    before = {(row["name"], row["size"]): row for row in _read(folder / SCAN)}
+    _write(folder / SCAN, list(before.values()))  # a last row that was cut off is gone
+    rows: dict[str, dict[str, str]] = {}
+    for split in ("train", "val", "test"):
+        dataset = data.split(split)
+        absent = {str(path): "it is missing" for path in getattr(dataset, "absent", ())}
+        rows = {name: {"split": split, "name": name, "size": "", "fault": absent[name]} for name in absent} | rows
+        new = []
+        for index in range(len(dataset)):
+            name = dataset.name(index)
+            known = before.get((name, _size(name)))
+            if known:
+                rows.setdefault(name, known)
+            elif name not in rows:
+                new.append(index)
+        with (folder / SCAN).open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            table = csv.DictWriter(file, COLUMNS)
+            for index, fault in _scanned(dataset, new, data.workers, split):
+                name = dataset.name(index)
+                rows[name] = {"split": split, "name": name, "size": _size(name), "fault": fault}
+                table.writerow(rows[name])
+                file.flush()
+    _write(folder / SCAN, list(rows.values()))
+    with files.replacing(folder / GOOD) as draft:
+        good = "".join(f"{name}\n" for name, row in rows.items() if not row["fault"])
+        draft.write_text(good, encoding="utf-8", errors="backslashreplace")
+    return list(rows.values())
+
+
+def _scanned(dataset: Any, indices: list[int], workers: int, split: str) -> Iterator[tuple[int, str]]:
+    loader = DataLoader(Subset(_Faults(dataset), indices), batch_size=None, num_workers=workers if indices else 0)
+    yield from tqdm(loader, desc=split, disable=None)
+
+
+def _size(name: str) -> str:
+    path = Path(name)
+    return str(path.stat().st_size) if path.is_file() else ""
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    """The whole rows of an earlier scan."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if set(row) == set(COLUMNS) and None not in row.values()]
+
+
+def _write(path: Path, rows: list[dict[str, str]]) -> None:
+    """Write the rows, whole or not at all, below a header even if there are none."""
+    with (
+        files.replacing(path) as draft,
+        draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        table.writerows(rows)

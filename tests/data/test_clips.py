@@ -1,0 +1,194 @@
+"""Videos with a class each: which frames are taken, and how the data sets lie on the disk."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("av")
+pytest.importorskip("torchvision")
+from glore.data.broken import BrokenSampleError
+from glore.data.clips import HMDB51, UCF101, ClipFolder, Clips, ClipTable, Kinetics, Moments
+from glore.data.frames import Frames
+from videos import write
+
+PLAIN = {"jitter": 0, "mean": (0, 0, 0), "std": (1, 1, 1)}
+
+
+def grey(count, high=24, wide=32):
+    """Frames whose brightness is four times their number."""
+    return [np.full((high, wide, 3), 4 * i, np.uint8) for i in range(count)]
+
+
+def video(path, count=50):
+    return write(path, grey(count), codec="ffv1", pixels="yuv444p")
+
+
+def numbers(clip):
+    """Which frames a clip (3, t, h, w) is made of."""
+    return (clip.mean((0, 2, 3)) * 255 / 4).round().long().tolist()
+
+
+@pytest.fixture
+def one(tmp_path):
+    return [(video(tmp_path / "a.mkv"), 3)]
+
+
+def test_a_clip_of_training_begins_anywhere(one):
+    data = Clips(one, "abcd", frames=4, stride_frames=5, preset=Frames(16, **PLAIN), training=True)
+    begins = set()
+    for _ in range(60):
+        clip, label = data[0]
+        assert (clip.shape, label) == ((3, 4, 16, 16), 3)
+        first, *rest = numbers(clip)
+        assert rest == [first + 5, first + 10, first + 15]
+        begins.add(first)
+    assert min(begins) < 6
+    assert 28 < max(begins) <= 34
+    assert data.views == 1
+
+
+@pytest.mark.parametrize(("clips", "begins"), [(1, [17]), (2, [0, 34]), (3, [0, 17, 34])])
+def test_clips_of_testing_are_spread(one, clips, begins):
+    data = Clips(one, "abcd", 4, 5, clips, Frames(16, crops=3, **PLAIN))
+    item, _ = data[0]
+    assert data.views == 3 * clips
+    assert item.shape == (3 * clips, 3, 4, 16, 16)
+    assert [numbers(clip) for clip in item[::3]] == [[b, b + 5, b + 10, b + 15] for b in begins]
+
+
+def test_a_short_video_is_looped(tmp_path):
+    data = Clips([(video(tmp_path / "a.mkv", 3), 0)], "a", 8, 2, preset=Frames(16, **PLAIN))
+    assert numbers(data[0][0]) == [0, 2, 1, 0, 2, 1, 0, 2]
+    data = Clips([(video(tmp_path / "b.mkv", 1), 0)], "a", 4, 8, preset=Frames(16, **PLAIN), training=True)
+    assert numbers(data[0][0]) == [0, 0, 0, 0]
+
+
+def test_moments_cover_a_video(tmp_path, one):
+    (tmp_path / "b.mp4").write_text("no video")
+    paths = [one[0][0], tmp_path / "b.mp4"]
+    data = Moments(paths, "abcd", frames=4, stride_frames=5, preset=Frames(16, **PLAIN))
+    assert [data.name(i) for i in range(len(data))] == [str(paths[0])] * 2 + [str(paths[1])]
+    assert [numbers(data[i][0])[0] for i in range(2)] == [0, 20]
+    assert data.seconds(1) == pytest.approx((0.8, 1.6))
+    with pytest.raises(BrokenSampleError, match=r"b\.mp4 cannot be read as a video"):
+        data[2]
+    assert data.blank().shape == (3, 4, 16, 16)
+
+
+def test_crops():
+    """A picture of 80 columns, each brighter by one: three crops along it, five in corners and centre."""
+    frames = torch.arange(80, dtype=torch.uint8).expand(2, 40, 80)[..., None].repeat(1, 1, 1, 3)
+    for crops, lefts in ((1, [20]), (3, [0, 20, 40])):
+        preset = Frames((40, 40), crops=crops, **PLAIN)
+        preset.TESTING = 1.0
+        views = preset.testing(frames)
+        assert [view.shape for view in views] == [(3, 2, 40, 40)] * crops
+        assert [round(float(view[0, 0, 0, 0]) * 255) for view in views] == lefts
+    assert len(Frames(32, crops=5, **PLAIN).testing(frames)) == 5
+    (view,) = Frames((20, 50), **PLAIN).testing(frames)
+    assert view.shape == (3, 2, 20, 50)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_all_frames_are_changed_alike(seed):
+    torch.manual_seed(seed)
+    frame = torch.randint(256, (1, 30, 50, 3), dtype=torch.uint8)
+    clip = Frames(24, jitter=0.4).training(frame.repeat(4, 1, 1, 1))
+    assert clip.shape == (3, 4, 24, 24)
+    assert all(torch.equal(clip[:, 0], clip[:, i]) for i in range(4))
+
+
+def test_folders(tmp_path):
+    for name in ("run", "jump"):
+        for i in range(12):
+            video(tmp_path / name / f"{i}.mkv", 2)
+    sets = {split: ClipFolder(split, str(tmp_path), 2, 1, preset=Frames(16)) for split in ("train", "val", "test")}
+    assert sets["train"].classes == ["jump", "run"]
+    assert [len(data) for data in sets.values()] == [20, 2, 2]
+    assert len({path for data in sets.values() for path, _ in data.samples}) == 24
+    with pytest.raises(FileNotFoundError, match="has no folders of videos, one a class"):
+        ClipFolder("train", str(tmp_path / "run"))
+
+
+def test_a_table(tmp_path):
+    for name in ("a", "b", "c"):
+        video(tmp_path / f"{name}.mkv", 2)
+    table = tmp_path / "clips.csv"
+    table.write_text("path,label,scene,split\na.mkv,serve,1,train\nb.mkv,lob,2,train\nc.mkv,lob,3,val\n")
+    assert ClipTable("train", str(tmp_path)).samples == [(tmp_path / "a.mkv", 1), (tmp_path / "b.mkv", 0)]
+    assert ClipTable("test", str(tmp_path)).samples == [(tmp_path / "c.mkv", 0)], "val stands for it"
+    table.write_text("path,label,split\na.mkv,,train\n")
+    with pytest.raises(ValueError, match=r"clips\.csv, line 2: no label"):
+        ClipTable("train", str(tmp_path))
+    table.write_text("file,label,split\n")
+    with pytest.raises(
+        ValueError, match=r"clips\.csv lacks the column 'path': its first line must name path, label, split"
+    ):
+        ClipTable("train", str(tmp_path))
+    table.write_text("path,label,split\na.mkv,lob,dev\n")
+    with pytest.raises(ValueError, match=r"no rows of the split 'train', but of 'dev'"):
+        ClipTable("train", str(tmp_path))
+    table.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"clips\.csv is missing: a CSV file with the columns path, label, split"
+    ):
+        ClipTable("train", str(tmp_path))
+
+
+def test_kinetics(tmp_path):
+    head = "label,youtube_id,time_start,time_end,split\n"
+    (tmp_path / "train.csv").write_text(head + "abseiling,-aB_c,10,20,train\nzumba,gone,7,17,train\n")
+    (tmp_path / "val.csv").write_text(head + "zumba,xyz,3,13,val\n")
+    first = write(tmp_path / "train/abseiling/-aB_c_000010_000020.mp4", grey(2))
+    write(tmp_path / "val/zumba/xyz_000003_000013.mp4", grey(2))
+    data = Kinetics("train", str(tmp_path))
+    assert data.classes == ["abseiling", "zumba"]
+    assert data.samples == [(first, 0)]
+    assert data.absent == [tmp_path / "train/zumba/gone_000007_000017.mp4"]
+    assert Kinetics("test", str(tmp_path)).samples == [(tmp_path / "val/zumba/xyz_000003_000013.mp4", 1)]
+    (tmp_path / "val/zumba/xyz_000003_000013.mp4").unlink()
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 videos is there; the first would be .*xyz_000003"):
+        Kinetics("val", str(tmp_path))
+
+
+def test_ucf101(tmp_path):
+    lists = tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 Archery\n")
+    (lists / "trainlist02.txt").write_text("Archery/v_Archery_g08_c01.avi 2\n")
+    (lists / "testlist02.txt").write_text("ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi\n")
+    for name in ("Archery/v_Archery_g08_c01.avi", "ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"):
+        write(tmp_path / "UCF-101" / name, grey(2), codec="mpeg4")
+    (sample,) = UCF101("train", str(tmp_path), fold=2).samples
+    assert sample == (tmp_path / "UCF-101/Archery/v_Archery_g08_c01.avi", 1)
+    ((_, label),) = UCF101("val", str(tmp_path), fold=2).samples
+    assert label == 0
+    sample[0].unlink()
+    with pytest.raises(FileNotFoundError, match=r"v_Archery_g08_c01\.avi is missing, as 1 of 1 videos are"):
+        UCF101("train", str(tmp_path), fold=2)
+    with pytest.raises(FileNotFoundError, match=r"trainlist01\.txt is missing: unpack the official lists there"):
+        UCF101("train", str(tmp_path))
+
+
+def test_hmdb51(tmp_path):
+    (tmp_path / "splits").mkdir()
+    for name in ("brush_hair", "cartwheel"):
+        (tmp_path / f"splits/{name}_test_split1.txt").write_text("a.avi 1 \nb.avi 2 \nc.avi 0 \n")
+        for stem in "abc":
+            write(tmp_path / f"videos/{name}/{stem}.avi", grey(2), codec="mpeg4")
+    data = HMDB51("train", str(tmp_path))
+    assert data.classes == ["brush_hair", "cartwheel"]
+    assert [(path.name, label) for path, label in data.samples] == [("a.avi", 0), ("a.avi", 1)]
+    assert [path.name for path, _ in HMDB51("test", str(tmp_path)).samples] == ["b.avi", "b.avi"]
+    with pytest.raises(FileNotFoundError, match=r"has no lists <class>_test_split3\.txt"):
+        HMDB51("train", str(tmp_path), fold=3)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"size": 0}, {"short": (2, 1)}, {"aspect": (0, 1)}, {"jitter": 1.0}, {"std": (1, 1, 0)}]
+)
+def test_presets_refuse_what_is_out_of_range(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))}="):
+        Frames(**arguments)
+    with pytest.raises(ValueError, match="stride_frames=0 must be at least 1"):
+        Clips([], [], stride_frames=0)

@@ -73,6 +73,8 @@ def test_callbacks_are_appended_and_given_arguments(recipe_path):
         (["--model.net.unit.graph_layer=3"], "unknown key model.net.unit.graph_layer: did you mean graph_layers?"),
         (["--trainer.max_epoch=3"], "unknown key trainer.max_epoch: did you mean max_epochs?"),
         (["--compare.varants=3"], "unknown key compare.varants: did you mean variants?"),
+        (["--data.rot=x"], "unknown key data.rot: did you mean root?"),
+        (["--model.bakbone=x"], "unknown key model.bakbone: did you mean backbone?"),
         (["--data.batchsize=3"], "unknown key data.batchsize: did you mean batch_size?"),
         (["--data.root=x"], "unknown key data.dataset.root (--data.root): accepted there: split, scenes, seed"),
         (["--nonsense=3"], "unknown key nonsense: accepted there: model, data, trainer, compare, seed_everything"),
@@ -108,7 +110,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text):
 
 def test_a_name_that_is_nearly_one_is_told():
     with pytest.raises(
-        RecipeError, match=r"no shipped recipe of that name; did you mean digits\? \(shipped: cifar10, digits"
+        RecipeError, match=r"no shipped recipe of that name; did you mean digits\? \(shipped: camvid, cifar10"
     ):
         read(["--config", "digit"])
 

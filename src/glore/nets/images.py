@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ def backbone(
     import timm
 
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name[:6]}*")[:5]
+        near = get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
     if reading := READING & (options or {}).keys():
         raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is refused: give weights as pretrained")

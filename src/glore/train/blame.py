@@ -36,11 +36,12 @@ def blame(message: str, tree: dict[str, Any]) -> str:
     ):
         path, name = found[2] or path, found[1] or found[3]
         accepted = _accepted(tree, path)
-        near = get_close_matches(name, [*accepted, *(SHORT if not path else ())], n=1)
+        short = [last for room, _, last in (flag.rpartition(".") for flag in SHORT) if room == path]
+        near = get_close_matches(name, [*accepted, *short], n=1)
         cure = f"did you mean {near[0]}?" if near else f"accepted there: {', '.join(accepted)}" if accepted else ""
         key = _joined(path, name)
-        short = "".join(f" (--{flag})" for flag, full in SHORT.items() if full == key)
-        return f"unknown key {key}{short}" + (f": {cure}" if cure else "")
+        as_given = "".join(f" (--{flag})" for flag, full in SHORT.items() if full == key)
+        return f"unknown key {key}{as_given}" + (f": {cure}" if cure else "")
     if found := re.search(r"the following arguments are required: (.+)", message):
         return f"{_joined(path, found[1])} is missing: give it in the recipe or as --{_joined(path, found[1])} VALUE"
     value = _value(tree, path)

@@ -79,8 +79,8 @@ def main(rounds: int = 3) -> None:
         f"Measured on {platform.processor() or platform.machine()} ({torch.get_num_threads()} threads), torch "
         f"{torch.__version__}, {date.today()}, by `make bench-segmentation`: one picture of {SIZE[0]}×{SIZE[1]} "
         "through a dilated ResNet-50 at stride 8 and a head of 512 channels, float32, evaluation mode. Medians of "
-        f"{rounds} forwards in turns. The unit's own time is measured within them, and given as a share of the plain network's. "
-        "The peak is what a forward adds to the memory of a process that holds network and picture.",
+        f"{rounds} forwards in turns. The unit's own time is measured within them, and given as a share of the plain "
+        "network's. The peak is what a forward adds to the memory of a process that holds network and picture.",
         "",
         "| head | forward, s | unit alone, ms | share of plain | peak, GiB | multiply-adds of the head, 10⁹ |",
         "|---|---|---|---|---|---|",

@@ -27,6 +27,8 @@ from glore.units import GloRe
 from glore.weights import files
 
 SCENES, NODES = 4, 7
+FEW = 6  # scores that a table shows before the costs
+SMALL = 100  # pixels of width up to which many pictures stand in a row
 COUNTS = ("parameters", "multiply_adds", "step_ms")
 
 
@@ -88,13 +90,15 @@ def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         own = [row for row in rows if row["variant"] == variant]
         line = {"variant": variant, "seeds": str(len(own))}
         scores = [name for name in own[0] if name not in ("variant", "seed", *COUNTS)]
-        for name in sorted(scores, key=lambda name: name != grid.metric):  # the verdict's first, for narrow screens
-            line[name] = _mean([100 * row[name] for row in own])
+        scores.sort(key=lambda name: name != grid.metric)  # the verdict's first, for narrow screens
+        first = len(scores) if len(scores) <= FEW else 1  # many come behind the costs
+        line |= {name: _mean([100 * row[name] for row in own]) for name in scores[:first]}
         if published:
             line["published"] = f"{100 * published[variant]:.1f}" if variant in published else ""
         line["parameters"] = f"{own[0]['parameters']:,}"
         line["M multiply-adds"] = f"{own[0]['multiply_adds'] / 1e6:.1f}"
         line["ms a step"] = f"{statistics.mean(row['step_ms'] for row in own):.1f}"
+        line |= {name: _mean([100 * row[name] for row in own]) for name in scores[first:]}
         out.append(line)
     return out
 
@@ -204,7 +208,7 @@ def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], palette: byte
     for i, (sample, target) in enumerate(scenes):
         masks = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
         tiles = [_tile(figures.mask(labels, palette), name) for name, labels in masks.items()]
-        yield f'<div class="tiles">{_tile(figures.picture(sample), "input")}{"".join(tiles)}</div>'
+        yield f'<div class="{_tiles(sample)}">{_tile(figures.picture(sample), "input")}{"".join(tiles)}</div>'
 
 
 def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: list[str]) -> Iterator[str]:
@@ -247,8 +251,13 @@ def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
             heats = "".join(figures.heat(mixing, f"I − A, layer {i}") for i, mixing in enumerate(unit.mixing, start=1))
             yield (
                 f"<h3>{html.escape(cell.variant)}, unit {html.escape(unit.path)}</h3>"
-                f'<div class="tiles">{"".join(tiles)}</div><div class="heats">{heats}</div>'
+                f'<div class="{_tiles(sample)}">{"".join(tiles)}</div><div class="heats">{heats}</div>'
             )
+
+
+def _tiles(sample: Tensor) -> str:
+    """The style of a row of pictures."""
+    return "tiles" if sample.shape[-1] <= SMALL else "tiles large"
 
 
 def _tile(rgb: Any, *captions: str) -> str:

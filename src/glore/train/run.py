@@ -207,7 +207,7 @@ class Run:
             "metrics": metrics,
             "classes": list(self.data.split("test").classes),
             "parameters": measure.parameters(self.task.net),
-            "multiply_adds": measure.multiply_adds(self.task.net, example[None]),
+            "multiply_adds": measure.multiply_adds(self.task.net, self.task.seen(example[None])),
             "step_ms": kept.step_ms,
             "waiting": kept.waiting,
             "hash": self.recipe.hash,

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 ENV := $(VENV)/.made
 
-.PHONY: help demo env test check bench-units bench-networks bench-segmentation clean
+.PHONY: help demo env test check bench-units bench-networks bench-segmentation bench-decoding clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -42,6 +42,9 @@ bench-networks: $(ENV)  ## Count parameters and multiply-adds of the paper's net
 
 bench-segmentation: $(ENV)  ## Measure units in a segmentation head at Cityscapes' size (quarter of an hour)
 	$(BIN)/python benchmarks/segmentation.py
+
+bench-decoding: $(ENV)  ## Measure how fast clips are decoded (minutes; FOLDER=DIR for videos of yours too)
+	$(BIN)/python benchmarks/decoding.py $(FOLDER)
 
 clean:  ## Remove the environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

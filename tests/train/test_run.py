@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -296,7 +297,8 @@ def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
 
     from glore.train.predict import Write
 
-    writer = Write(tmp_path, None, [str(k) for k in range(19)])
+    classes = [str(k) for k in range(19)]
+    writer = Write(tmp_path, SimpleNamespace(classes=classes), classes)
     logits = torch.eye(19)[torch.arange(19)].T[None, :, None]  # (1, 19, 1, 19)
     writer.write_on_batch_end(None, None, (torch.tensor([0]), logits), None, None, 0, 0)
     assert np.array(Image.open(tmp_path / "000000.png")).tolist() == [list(range(19))]

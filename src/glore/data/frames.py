@@ -35,9 +35,9 @@ class Frames:
 
     def __init__(
         self,
-        size: int | tuple[int, int] = 224,
-        short: tuple[float, float] = (1.0, 340 / 224),
-        aspect: tuple[float, float] = (0.8, 1.25),
+        size: int | Sequence[int] = 224,
+        short: Sequence[float] = (1.0, 340 / 224),
+        aspect: Sequence[float] = (0.8, 1.25),
         jitter: float = 0.2,
         crops: Literal[1, 3, 5] = 1,
         mean: Sequence[float] | None = None,

@@ -37,17 +37,17 @@ class Scenes:
 
     def __init__(
         self,
-        crop: tuple[int, int] = (512, 512),
-        scale: tuple[float, float] = (0.5, 2.0),
+        crop: Sequence[int] = (512, 512),
+        scale: Sequence[float] = (0.5, 2.0),
         jitter: float = 0.4,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
         mean, std = mean or self.MEAN, std or self.STD
         if len(crop) != 2 or min(crop) < 1:
-            raise ValueError(f"crop={crop} must be a height and a width of at least 1 pixel")
+            raise ValueError(f"crop={list(crop)} must be a height and a width of at least 1 pixel")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"scale={scale} must be a least and a greatest factor, above 0")
+            raise ValueError(f"scale={list(scale)} must be a least and a greatest factor, above 0")
         if not 0 <= jitter < 1:
             raise ValueError(f"jitter={jitter} must be a share in [0, 1)")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -57,7 +57,7 @@ class Scenes:
         self.random = v2.Compose(
             [
                 _RandomScale(scale),
-                v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
+                v2.RandomCrop(tuple(crop), pad_if_needed=True, fill=fill),
                 v2.RandomHorizontalFlip(),
                 *([v2.ColorJitter(jitter, jitter, jitter)] if jitter else []),
             ]
@@ -79,7 +79,7 @@ class Scenes:
 class _RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision is untyped
     """Scales by a factor that is drawn evenly."""
 
-    def __init__(self, scale: tuple[float, float]) -> None:
+    def __init__(self, scale: Sequence[float]) -> None:
         super().__init__()
         self.scale = scale
 

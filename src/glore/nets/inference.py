@@ -15,7 +15,7 @@ def probabilities(
     net: Callable[[Tensor], Tensor],
     x: Float[Tensor, "b c h w"],
     *,
-    window: tuple[int, int] | None = None,
+    window: Sequence[int] | None = None,
     overlap: float = 1 / 3,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
@@ -61,7 +61,7 @@ def resized(x: Float[Tensor, "b c h w"], scale: float) -> Float[Tensor, "b c i j
     return F.interpolate(x, sides, mode="bilinear", antialias=scale < 1)
 
 
-def check(window: tuple[int, int] | None, overlap: float, scales: Sequence[float]) -> None:
+def check(window: Sequence[int] | None, overlap: float, scales: Sequence[float]) -> None:
     """Refuse arguments of `probabilities` that are out of range."""
     if window is not None and (len(window) != 2 or min(window) < 1):
         raise ValueError(f"window={window} must be a height and a width of at least 1 pixel")
@@ -72,7 +72,7 @@ def check(window: tuple[int, int] | None, overlap: float, scales: Sequence[float
 
 
 def _windows(
-    net: Callable[[Tensor], Tensor], x: Tensor, window: tuple[int, int] | None, overlap: float
+    net: Callable[[Tensor], Tensor], x: Tensor, window: Sequence[int] | None, overlap: float
 ) -> Float[Tensor, "b k h w"]:
     high, wide = window or x.shape[2:]
     tops, lefts = starts(x.shape[2], high, overlap), starts(x.shape[3], wide, overlap)

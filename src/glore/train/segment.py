@@ -57,7 +57,7 @@ class Segment(Task):
         hardest: float | None = None,
         least: float = 0.1,
         auxiliary: float = 0.4,
-        window: tuple[int, int] | None = None,
+        window: Sequence[int] | None = None,
         overlap: float = 1 / 3,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,

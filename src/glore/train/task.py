@@ -115,7 +115,7 @@ class Task(LightningModule):
         """The scores, in the order of their names, from sums of counts (*sums, …): each (*sums)."""
         raise NotImplementedError
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Any:  # or a tuple, with auxiliary logits
         return self.net(last(inputs) if self.channels_last else inputs)
 
     def training_step(self, batch: Sequence[Tensor], batch_index: int) -> Tensor:
@@ -155,7 +155,7 @@ class Task(LightningModule):
 
     test_step = validation_step
 
-    def _logits(self, inputs: Tensor, split: str) -> Tensor:
+    def _logits(self, inputs: Tensor, split: str) -> Any:
         dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
         classes, views = dataset.classes, getattr(dataset, "views", 1)
         if views == 1:

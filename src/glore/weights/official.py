@@ -10,16 +10,13 @@ import copy
 import math
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from glore.insert import insert
-from glore.nets.video import STRIDES, ResNet3d
 from glore.units import GloRe1d, GloRe2d, GloRe3d
 from glore.units.glore import GloRe
 
@@ -104,7 +101,7 @@ VIDEO = {  # a part of a key of their 3-D networks → ours, in this order
 CLIP = (1, 3, 8, 32, 32)  # is enough to see where units stand
 
 
-def load_official(source: Path | str | Mapping[str, Any]) -> ResNet3d:
+def load_official(source: Path | str | Mapping[str, Any]) -> nn.Module:
     """Make the published 3-D network whose checkpoint this is, with its weights, in evaluation mode.
 
     Depth, classes, and places and sizes of the units are seen from the keys. The units do not normalise (κ = 1), as the
@@ -123,6 +120,8 @@ def load_official(source: Path | str | Mapping[str, Any]) -> ResNet3d:
     Example:
         >>> net = load_official("checkpoint.pth")  # doctest: +SKIP
     """
+    from glore.nets.video import STRIDES, ResNet3d  # not with every import of the units
+
     weights = {key.removeprefix("module."): tensor for key, tensor in _state_dict(source).items()}
     if any("_extra." in key for key in weights):
         weights = from_official(weights)
@@ -188,11 +187,12 @@ def _state_dict(source: Path | str | Mapping[str, Any]) -> dict[str, Tensor]:
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"source={str(path)!r} is no file")
+    from safetensors.torch import load_file
+
     try:
-        read = (
-            load_file if path.suffix == ".safetensors" else partial(torch.load, map_location="cpu", weights_only=True)
-        )
-        weights = read(path)
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for broken files
         raise ValueError(
             f"source={str(path)!r} is damaged, or holds more than tensors and plain values: {error}"

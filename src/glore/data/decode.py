@@ -65,7 +65,7 @@ class Video:
         """Note when each frame is shown, and which ones can be started from."""
         shown, keys = [], []
         for packet in self.container.demux(self.stream):
-            if packet.size and not packet.is_corrupt:
+            if packet.size and not packet.is_corrupt and not packet.is_discard:  # an edit list discards
                 shown.append(packet.pts)
                 if packet.is_keyframe and packet.pts is not None:
                     keys.append(packet.pts)
@@ -117,7 +117,8 @@ class Video:
                 else:
                     raise ValueError(f"frame {rest[0]} of {self.frames} cannot be decoded")
                 rest = [index for index in rest if index not in found]
-        return torch.from_numpy(np.stack([found[index] for index in indices]))
+        with self._blamed():  # frames may change their size
+            return torch.from_numpy(np.stack([found[index] for index in indices]))
 
     def check(self) -> None:
         """Decode all frames.
@@ -172,7 +173,7 @@ class Video:
     def _blamed(self) -> Iterator[None]:
         try:
             yield
-        except (BrokenSampleError, KeyboardInterrupt):
+        except (BrokenSampleError, ImportError, KeyboardInterrupt):
             raise
         except Exception as error:  # FFmpeg's errors are of many kinds
             reason = str(error) or type(error).__name__

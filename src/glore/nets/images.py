@@ -75,7 +75,7 @@ def backbone(
             name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
         )
     except (TypeError, AssertionError) as error:
-        if "output_stride" not in (options or {}):
+        if "output_stride" not in (options or {}) or (str(error) and "output_stride" not in str(error)):
             raise
         raise ValueError(
             f"name={name!r} cannot be dilated to output_stride={(options or {})['output_stride']}: take another "

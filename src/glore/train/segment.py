@@ -79,9 +79,10 @@ class Segment(Task):
         if isinstance(logits, tuple):
             main, side = logits
             return self.loss(main, target) + self.auxiliary * self.loss(side, target)
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
+        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device)
         if weights is not None and len(weights) != logits.shape[1]:
             raise ValueError(f"class_weights has {len(weights)} numbers, but there are {logits.shape[1]} classes")
+        logits = logits.float()  # sums over a batch's positions overflow in half precision
         losses = F.cross_entropy(logits, target, weights, ignore_index=metrics.IGNORED, reduction="none")  # (b, h, w)
         kept = target != metrics.IGNORED
         if self.hardest is not None:

@@ -142,10 +142,9 @@ class Moments(Clips):
         except BrokenSampleError:  # raised again, and told, when the item is asked for
             return [(0, nan, nan)]
         length = self.frames * self.stride_frames
-        return [
-            (begin, begin / rate, min(begin + length, count) / rate)
-            for begin in range(0, max(1, count - length // 2), length)
-        ]
+        last = max(0, count - 1 - (self.frames - 1) * self.stride_frames)  # a clip that needs no looping
+        begins = [min(begin, last) for begin in range(0, max(1, count - length // 2), length)]
+        return [(begin, begin / rate, min(begin + length, count) / rate) for begin in begins]
 
     def __getitem__(self, index: int) -> tuple[Tensor, None]:
         with Video(self.samples[index][0]) as video:

@@ -13,7 +13,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     """Load weights from a file, safetensors or torch's own; units that it has no weights for stay as they are.
 
     Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
-    classes the weights are left out. A file in which no key is known, but whose tensors have the network's shapes one
+    classes the weights are left out, and none are needed. A file in which no key is known, but whose tensors have the network's shapes one
     by one in order, is taken in that order; the classifier's may have others there too.
 
     Returns:
@@ -35,6 +35,8 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
         same = all(own[name].shape == tensor.shape or name.startswith(head) for name, tensor in pairs)
         if same and len(counted) == len(values):
             weights = dict(pairs)
+    headless = bool(head) and not any(name.startswith(head) for name in weights)
+    optional |= {name for name in own if headless and name.startswith(head)}
     other_head = {name for name in own if name.startswith(head) and name in weights}
     other_head = {name for name in other_head if weights[name].shape != own[name].shape}
     kept = {name: tensor for name, tensor in weights.items() if name not in other_head}
@@ -49,7 +51,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {'; '.join(faults[:3])}{more}")
     model.load_state_dict(kept, strict=False)
-    return not other_head
+    return not other_head and not headless
 
 
 def classifiers(model: nn.Module) -> list[str]:

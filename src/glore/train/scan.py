@@ -57,7 +57,7 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
         for index in range(len(dataset)):
             name = dataset.name(index)
             known = before.get((name, _size(name)))
-            if known:
+            if known and not known["fault"]:  # what was wrong may have been mended beside the file
                 rows.setdefault(name, known)
             elif name not in rows:
                 new.append(index)

@@ -13,8 +13,8 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     """Load weights from a file, safetensors or torch's own; units that it has no weights for stay as they are.
 
     Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
-    classes the weights are left out, and none are needed. A file in which no key is known, but whose tensors have the network's shapes one
-    by one in order, is taken in that order; the classifier's may have others there too.
+    classes the weights are left out, and none are needed. A file in which no key is known, but whose tensors have the
+    network's shapes one by one in order, is taken in that order; the classifier's may have others there too.
 
     Returns:
         Whether the classifier's weights were taken too.

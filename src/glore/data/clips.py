@@ -65,7 +65,7 @@ class Clips(Dataset[tuple[Tensor, int | None]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
         path, label = self.samples[index]
         with Video(path) as video:
-            begins = self._begins(video.frames)
+            begins = self._begins(index, video.frames)
             numbers = [self._numbers(begin, video.frames) for begin in begins]
             read = video.read([number for clip in numbers for number in clip], self.preset.side(self.training))
         clips = read.split(self.frames)
@@ -74,9 +74,13 @@ class Clips(Dataset[tuple[Tensor, int | None]]):
         views = [view for clip in clips for view in self.preset.testing(clip)]
         return (views[0] if self.views == 1 else torch.stack(views)), label
 
-    def _begins(self, count: int) -> list[int]:
-        """The first frames of the clips of a file with so many frames."""
-        last = max(0, count - 1 - (self.frames - 1) * self.stride_frames)
+    def _last(self, count: int) -> int:
+        """The last frame at which a clip of so many frames can begin without looping."""
+        return max(0, count - 1 - (self.frames - 1) * self.stride_frames)
+
+    def _begins(self, index: int, count: int) -> list[int]:
+        """The first frames of the clips of an item, whose file has so many frames."""
+        last = self._last(count)
         if self.training:
             return [int(torch.randint(last + 1, ()))]
         if self.clips == 1:
@@ -142,15 +146,11 @@ class Moments(Clips):
         except BrokenSampleError:  # raised again, and told, when the item is asked for
             return [(0, nan, nan)]
         length = self.frames * self.stride_frames
-        last = max(0, count - 1 - (self.frames - 1) * self.stride_frames)  # a clip that needs no looping
-        begins = [min(begin, last) for begin in range(0, max(1, count - length // 2), length)]
+        begins = [min(begin, self._last(count)) for begin in range(0, max(1, count - length // 2), length)]
         return [(begin, begin / rate, min(begin + length, count) / rate) for begin in begins]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, None]:
-        with Video(self.samples[index][0]) as video:
-            numbers = self._numbers(self.spans[index][0], video.frames)
-            views = self.preset.testing(video.read(numbers, self.preset.side(training=False)))
-        return (views[0] if self.views == 1 else torch.stack(views)), None
+    def _begins(self, index: int, count: int) -> list[int]:
+        return [self.spans[index][0]]
 
     def seconds(self, index: int) -> tuple[float, float]:
         """From when to when an item is in its video."""
@@ -269,7 +269,10 @@ class Kinetics(Clips):
                 samples.append((path, known[row["label"]]))
             else:
                 self.absent.append(path)
-        _some(samples, self.absent)
+        if not samples:
+            raise FileNotFoundError(
+                f"none of the {len(self.absent)} videos is there; the first would be {self.absent[0]}"
+            )
         super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
 
 
@@ -397,11 +400,6 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: unpack the official lists there")
     return [line for line in path.read_text().splitlines() if line.strip()]
-
-
-def _some(samples: Sequence[tuple[Path, int]], absent: Sequence[Path]) -> None:
-    if not samples:
-        raise FileNotFoundError(f"none of the {len(absent)} videos is there; the first would be {absent[0]}")
 
 
 def _all(samples: Sequence[tuple[Path, int]]) -> None:

@@ -132,10 +132,10 @@ class SegmentFolder(Segments):
         ignored: Sequence[int] = (),
         preset: Scenes | None = None,
     ) -> None:
-        folder = folder_of(split, root, images)
+        folder, taken = folder_of(split, root, images)
         names, palette = read_classes(Path(root) / classes)
         table = {**{k: k for k in range(len(names))}, **dict.fromkeys((*ignored, IGNORED), IGNORED)}
-        samples = pairs(folder, Path(root, masks.format(split=folder_split(split, root, images))))
+        samples = pairs(folder, Path(root, masks.format(split=taken)))
         super().__init__(samples, names, preset, split == "train", table, palette)
 
 
@@ -170,7 +170,7 @@ class CamVid(Segments):
     PALETTE = tuple(CLASSES.values())
 
     def __init__(self, split: str, root: str, preset: Scenes | None = None) -> None:
-        folder = folder_of(split, root, "{split}")
+        folder, _ = folder_of(split, root, "{split}")
         samples = pairs(folder, folder.with_name(f"{folder.name}annot"))
         count = len(self.CLASSES)
         table = {**{k: k for k in range(count)}, count: IGNORED, IGNORED: IGNORED}
@@ -217,17 +217,13 @@ def read_classes(path: Path) -> tuple[list[str], list[Colour] | None]:
     return names, colours if len(colours) == len(names) else None  # type: ignore[return-value]
 
 
-def folder_of(split: str, root: str, pattern: str) -> Path:
-    """The folder of a split's pictures."""
-    return Path(root, pattern.format(split=folder_split(split, root, pattern)))
-
-
-def folder_split(split: str, root: str, pattern: str) -> str:
-    """The split whose folder is taken for a split: its own, or `val` for a test split that has none."""
+def folder_of(split: str, root: str, pattern: str) -> tuple[Path, str]:
+    """The folder of a split's pictures, and the split that it is of: `val` for a test split that has none."""
     base = checked(split, root)
     for name in FOLDERS[split]:
-        if Path(base, pattern.format(split=name)).is_dir():
-            return name
+        folder = base / pattern.format(split=name)
+        if folder.is_dir():
+            return folder, name
     raise FileNotFoundError(f"root={root!r} has no folder {pattern.format(split=FOLDERS[split][0])} with pictures")
 
 

@@ -59,6 +59,13 @@ def test_the_seed_is_the_datas_too(recipe_path):
     assert data.seed == 5
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_short_flag_gives_an_argument_of_a_class_named_before_or_behind_it(order):
+    flags = ["--data.root=x", "--data.dataset=glore.data.odd_digits.OddDigits"][::order]
+    dataset = read(["--config", "cifar10", *flags])["data"]["dataset"]
+    assert dataset == {"class_path": "glore.data.odd_digits.OddDigits", "init_args": {"root": "x"}}
+
+
 def test_callbacks_are_appended_and_given_arguments(recipe_path):
     flags = ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"]
     (callback,) = Recipe(read(["--config", str(recipe_path), *flags])).resolved["trainer"]["callbacks"]

@@ -74,7 +74,9 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     if variant is not None:
         tree = varied(tree, variant)
     appended = tuple(key.removesuffix("+") for key, _ in pairs if key.endswith("+"))
-    for key, value in sorted(pairs, key=lambda pair: pair[0].startswith(appended) * 99 or pair[0].count(".")):
+    for key, value in sorted(
+        pairs, key=lambda pair: pair[0].startswith(appended) * 99 or SHORT.get(pair[0], pair[0]).count(".")
+    ):
         if key != "config":
             try:
                 put(tree, key, value if SHORT.get(key, key) in TEXTS else yaml.load(value, _Loader))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -40,18 +41,28 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     other_head = {name for name in own if name.startswith(head) and name in weights}
     other_head = {name for name in other_head if weights[name].shape != own[name].shape}
     kept = {name: tensor for name, tensor in weights.items() if name not in other_head}
-    faults = [f"{name} is unknown" for name in kept if name not in own]
-    faults += [f"{name} is missing" for name in own if name not in {*kept, *other_head, *optional}]
-    faults += [
-        f"{name} is {tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-        for name, tensor in kept.items()
-        if name in own and tensor.shape != own[name].shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {'; '.join(faults[:3])}{more}")
+    if faults := misfits(own, kept, optional | other_head):
+        raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {faults}")
     model.load_state_dict(kept, strict=False)
     return not other_head and not headless
+
+
+def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:
+    """What of some weights does not fit a network's own: the first three faults and how many more; or nothing.
+
+    Args:
+        own: the network's state dict.
+        weights: by the same names.
+        optional: names that may be missing.
+    """
+    faults = [f"{name} is missing" for name in own if name not in weights and name not in optional]
+    faults += [f"{name} is unknown" for name in weights if name not in own]
+    faults += [
+        f"{name} is {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    return "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
 
 
 def classifiers(model: nn.Module) -> list[str]:

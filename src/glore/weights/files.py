@@ -22,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from glore.nets.pretrained import misfits
+
 Constructor = dict[str, Any]  # {"class_path": "package.builder", "init_args": {…}}; an argument may be another one
 
 DRAFT = ".draft"
@@ -132,17 +134,8 @@ def load_weights(net: nn.Module, path: Path | str) -> None:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
-    expected = net.state_dict()
-    faults = [f"{name} is missing" for name in expected.keys() - weights.keys()]
-    faults += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
-    faults += [
-        f"{name} is {tuple(weights[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"{path} does not fit this network: {'; '.join(sorted(faults)[:3])}{more}")
+    if faults := misfits(net.state_dict(), weights):
+        raise ValueError(f"{path} does not fit this network: {faults}")
     net.load_state_dict(weights)
 
 

@@ -120,7 +120,8 @@ def load_official(source: Path | str | Mapping[str, Any]) -> nn.Module:
     Example:
         >>> net = load_official("checkpoint.pth")  # doctest: +SKIP
     """
-    from glore.nets.video import STRIDES, ResNet3d  # not with every import of the units
+    from glore.nets.pretrained import misfits  # not with every import of the units
+    from glore.nets.video import STRIDES, ResNet3d
 
     weights = {key.removeprefix("module."): tensor for key, tensor in _state_dict(source).items()}
     if any("_extra." in key for key in weights):
@@ -152,16 +153,8 @@ def load_official(source: Path | str | Mapping[str, Any]) -> nn.Module:
             example=torch.zeros(CLIP),
         )
     own = net.state_dict()
-    faults = [f"{key} is missing" for key in own if key not in renamed and not key.endswith("num_batches_tracked")]
-    faults += [f"{key} is unknown" for key in renamed if key not in own]
-    faults += [
-        f"{key} is {tuple(renamed[key].shape)}, not {tuple(tensor.shape)}"
-        for key, tensor in own.items()
-        if key in renamed and renamed[key].shape != tensor.shape
-    ]
-    if faults:
-        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise ValueError(f"source is no published 3-D network, in our names: {'; '.join(faults[:3])}{more}")
+    if faults := misfits(own, renamed, [key for key in own if key.endswith("num_batches_tracked")]):
+        raise ValueError(f"source is no published 3-D network, in our names: {faults}")
     net.load_state_dict(own | renamed)
     return net.eval()
 

@@ -6,13 +6,12 @@ import torch
 
 pytest.importorskip("timm")
 from PIL import Image
-from pytorch_lightning import Trainer
 
 import glore
 from glore.data.images import ImageNet
-from glore.train import run as runs
 from glore.train.recipe import Recipe
 from glore.train.tree import read
+from stepped import step
 
 ROWS = Recipe(read(["--config", "imagenet"])).comparison.variants
 UNITS = {"0+3": 3, "2+3": 5, "1 unit": 1, "1 unit, 2 layers": 1, "1 unit, 3 layers": 1, "": 0}
@@ -52,15 +51,8 @@ def test_a_row_is_built_and_stepped(pictures, name):
     assert all(len(unit.adjacency()) == layers for unit in units.values())
     norms = [unit.norm.weight for unit in units.values()]
     assert not any(weight.any() for weight in norms)
-    with runs.quiet():
-        trainer = Trainer(
-            max_epochs=1, accelerator="cpu", limit_val_batches=0, logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-        trainer.fit(task, data)
-    assert trainer.global_step == 1
+    step(task, data)
     assert all(weight.any() for weight in norms)
-    assert all(parameter.isfinite().all() for parameter in task.net.parameters())
 
 
 def test_published_scores_are_those_of_rows():

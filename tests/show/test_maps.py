@@ -46,6 +46,21 @@ def test_maps_of_a_network_in_the_order_of_its_units():
     assert not any(module._forward_pre_hooks for module in net.modules())
 
 
+@pytest.mark.parametrize("layers", [1, 3])
+def test_reach_is_how_a_linear_unit_answers_to_each_position(layers):
+    unit = live(GloRe2d(6, nodes=4, graph_layers=layers)).double().eval()
+    x = torch.randn(1, 6, 3, 5, dtype=torch.double)
+    (seen,) = maps.unit_maps(nn.Sequential(unit), x)
+    states = torch.randn(7, 15, dtype=torch.double, requires_grad=True)  # S, taken apart from the input
+    p = unit.project(x).flatten(2)[0].detach()
+    z = states @ p.mT  # (s, n)
+    for layer in unit.graph_layers:
+        z = z + z @ layer.nodes.weight[..., 0].mT
+    y = (z @ p).view(7, 3, 5)
+    (grad,) = torch.autograd.grad(y[2, 1, 3], states)
+    torch.testing.assert_close(seen.reach((1, 3)), grad[2].view(3, 5))
+
+
 def test_a_fresh_unit_has_no_energy():
     assert maps.node_energy(GloRe2d(8).eval(), torch.randn(1, 8, 5, 5)).tolist() == [0, 0]
 

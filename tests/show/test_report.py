@@ -7,10 +7,9 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("matplotlib")
-from glore.show import figures, report
+from glore.show import report
 from glore.train import compare
 from glore.train.recipe import Comparison
 from glore.train.tree import put
@@ -110,24 +109,6 @@ def test_the_page_opens_in_a_browser(page, tmp_path):
         subprocess.run([CHROMIUM, *flags, page.as_uri()], check=True, capture_output=True, timeout=120)
         seen = np.asarray(Image.open(picture).convert("L"))
         assert seen.std() > 10, "the page is blank"
-
-
-def test_pictures():
-    grey = figures.picture(torch.tensor([[[0.0, 2.0], [4.0, 1.0]]]))
-    assert grey.shape == (2, 2, 3)
-    assert grey[..., 0].tolist() == [[0, 128], [255, 64]]
-    assert figures.picture(torch.randn(3, 5, 4, 6)).shape == (4, 6, 3)
-    assert figures.picture(torch.zeros(3, 4, 4)).max() == 0
-    mask = figures.mask(torch.tensor([[0, 1], [255, 0]]), bytes([9, 9, 9, 1, 2, 3]))
-    assert mask.tolist() == [[[9, 9, 9], [1, 2, 3]], [[128, 128, 128], [9, 9, 9]]]
-
-
-def test_a_map_is_red_above_its_median_and_blue_below():
-    weights = torch.tensor([[5.0, 1.0], [1.0, -3.0]])
-    shown = figures.overlay(torch.zeros(1, 2, 2), weights).astype(int)
-    assert shown[0, 0, 0] > shown[0, 0, 2]
-    assert shown[1, 1, 2] > shown[1, 1, 0]
-    assert shown[0, 1].tolist() == [0, 0, 0]
 
 
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):

@@ -1,8 +1,7 @@
-"""Figures for a page: plots as SVG whose ink follows the page's colour, pictures and maps as PNG."""
+"""Plots: SVG whose ink follows the colour of the page around them, and PNG."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import itertools
@@ -12,18 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-import numpy as np
-import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 INK = "#010203"  # stands for the page's text colour in a figure, and becomes `currentColor`
 COLOURS = ("#4c9be8", "#e8913c", "#43b581", "#e05a6d", "#a78bdb", "#c9a227", "#3fb8c4", "#d779b5", "#8f9bb3", "#a0784f")
 PLAIN = "#8a8f98"
-LONGEST = 384  # pixels a side of a picture on a page
 STYLE: Any = {  # matplotlib annotates its settings with every key there is
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor", "grid.color"), INK
@@ -129,48 +123,3 @@ def _svg(figure: Figure) -> str:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r'\1 role="img"', svg, count=1)
     own = hashlib.sha256(svg.encode()).hexdigest()[:8]  # ids of two figures on one page must differ
     return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{own}-", svg).replace(INK, "currentColor")
-
-
-def picture(sample: Tensor) -> np.ndarray:
-    """A sample (c, *space) as RGB (h, w, 3), uint8: stretched to the full range; of a clip, the middle frame."""
-    if sample.dim() == 4:
-        sample = sample[:, sample.shape[1] // 2]
-    if sample.shape[0] != 3:
-        sample = sample.float().mean(0, keepdim=True).expand(3, -1, -1)
-    low, high = sample.amin(), sample.amax()
-    stretched = (sample - low) / (high - low).clamp_min(1e-12)
-    return (255 * stretched).round().to(torch.uint8).permute(1, 2, 0).numpy()
-
-
-def mask(labels: Tensor, palette: bytes) -> np.ndarray:
-    """Labels (*space) as RGB in a palette of three bytes a class, or else grey; of a clip, the middle frame."""
-    if labels.dim() == 3:
-        labels = labels[labels.shape[0] // 2]
-    table = np.full((256, 3), 128, np.uint8)
-    known = np.frombuffer(palette, np.uint8).reshape(-1, 3)
-    table[: len(known)] = known
-    return table[labels.numpy().astype(np.uint8)]
-
-
-def overlay(sample: Tensor, weights: Tensor) -> np.ndarray:
-    """A map (*space) over a sample (c, *space): red above the map's median, blue below, as RGB (h, w, 3)."""
-    if weights.dim() == 3:
-        weights = weights[weights.shape[0] // 2]
-    grey = picture(sample).astype(float).mean(2, keepdims=True) / 255
-    apart = weights - weights.median()
-    apart = apart / apart.abs().max().clamp_min(1e-12)
-    shape = (grey.shape[0], grey.shape[1])
-    apart = F.interpolate(apart[None, None].float(), shape, mode="bilinear", align_corners=False)[0, 0].clamp(-1, 1)
-    value = apart.numpy()[..., None]
-    colour = np.where(value > 0, np.array([1.0, 0.35, 0.25]), np.array([0.25, 0.5, 1.0]))
-    share = 0.85 * np.abs(value)
-    return (255 * (grey * 0.75 * (1 - share) + colour * share)).round().astype(np.uint8)
-
-
-def data_url(rgb: np.ndarray) -> str:
-    """A picture (h, w, 3), made smaller if it is large, as a PNG in a `data:` address."""
-    file = io.BytesIO()
-    image = Image.fromarray(rgb)
-    image.thumbnail((LONGEST, LONGEST), Image.Resampling.BOX)
-    image.save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

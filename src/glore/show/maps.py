@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,20 @@ class UnitMaps:
     def ranked(self) -> list[int]:
         """The nodes, those that matter most first."""
         return self.energy.argsort(descending=True).tolist()
+
+    def reach(self, position: Sequence[int]) -> Float[Tensor, "*space"]:
+        """With what weight a position hears each other one: its row of Pᵀ (I − A) P.
+
+        That is the linear part of what the unit does: it leaves out biases, the relu of each graph layer and how
+        layers mix the states. Of several layers, I − A is their product.
+
+        Args:
+            position: its index along each axis of space of the projection map.
+        """
+        own = self.projection[(slice(None), *position)]  # (n)
+        for mixing in self.mixing.flip(0):
+            own = mixing.mT @ own
+        return torch.tensordot(own, self.projection, 1)
 
 
 def unit_maps(net: nn.Module, sample: Tensor) -> list[UnitMaps]:

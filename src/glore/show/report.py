@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import glore
-from glore.show import figures, maps
+from glore.show import figures, maps, pictures
 from glore.train import compare
 from glore.train.compare import Cell, Grid, Verdict
 from glore.train.folder import locked, write_csv
@@ -139,11 +139,11 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     shown = [cell for cell, _ in finished if cell.seed == seeds[0] and (cell.folder / weights).is_file()]
     data = shown[0].recipe.make(empty=True)[1] if shown else None
     scenes = data.spread("test", SCENES) if data else []
-    pictures = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
-    labels = pictures and scenes[0][1].dim() > 0  # a class for each position
+    visible = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
+    labels = visible and scenes[0][1].dim() > 0  # a class for each position
     names = finished[0][1]["classes"]
     colours = palette(data.split("test")) if data and labels else b""
-    samples = _masks(shown, scenes, colours) if labels else _answers(shown, scenes, names) if pictures else ()
+    samples = _masks(shown, scenes, colours) if labels else _answers(shown, scenes, names) if visible else ()
     waiting = statistics.mean(result["waiting"] for _, result in finished)
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
@@ -156,7 +156,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         cost=figures.cost(points, f"{metric}, test", colour),
         legend=_legend(names, colours) if labels else "",
         samples="".join(samples),
-        maps="".join(_maps(shown, scenes[0][0])) if pictures else "",
+        maps="".join(_maps(shown, scenes[0][0])) if visible else "",
         seeds=", ".join(map(str, seeds)),
         samples_tested=len(finished[0][0].counts()),
         waiting=f"{100 * waiting:.0f} %",
@@ -194,7 +194,7 @@ def _curve(cell: Cell, metric: str) -> list[tuple[float, float]]:
 
 def _legend(classes: list[str], palette: bytes) -> str:
     """The colours of the masks."""
-    colours = figures.mask(torch.arange(len(classes)), palette).reshape(-1, 3).tolist()
+    colours = pictures.mask(torch.arange(len(classes))[None], palette).reshape(-1, 3).tolist()
     marks = (
         f'<span><i style="background:rgb({r},{g},{b})"></i>{html.escape(name)}</span>'
         for name, (r, g, b) in zip(classes, colours, strict=True)
@@ -207,8 +207,8 @@ def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], palette: byte
     told = _told(cells, scenes)
     for i, (sample, target) in enumerate(scenes):
         masks = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
-        tiles = [_tile(figures.mask(labels, palette), name) for name, labels in masks.items()]
-        yield f'<div class="{_tiles(sample)}">{_tile(figures.picture(sample), "input")}{"".join(tiles)}</div>'
+        tiles = [_tile(pictures.mask(labels, palette), name) for name, labels in masks.items()]
+        yield f'<div class="{_tiles(sample)}">{_tile(pictures.picture(sample), "input")}{"".join(tiles)}</div>'
 
 
 def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: list[str]) -> Iterator[str]:
@@ -217,8 +217,8 @@ def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: li
     tiles = []
     for i, (sample, target) in enumerate(scenes):
         names = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
-        tiles.append(_tile(figures.picture(sample), *(f"{name}: {classes[int(k)]}" for name, k in names.items())))
-    yield f'<div class="tiles large">{"".join(tiles)}</div>'
+        tiles.append(_tile(pictures.picture(sample), *(f"{name}: {classes[int(k)]}" for name, k in names.items())))
+    yield f'<div class="{_tiles(scenes[0][0], large=True)}">{"".join(tiles)}</div>'
 
 
 def _told(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
@@ -244,10 +244,10 @@ def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
         if not any(isinstance(module, GloRe) for module in task.modules()):
             continue
         for unit in maps.unit_maps(task.net, task.seen(sample[None])):
-            tiles = [_tile(figures.picture(sample), "input")]
+            tiles = [_tile(pictures.picture(sample), "input")]
             for node in unit.ranked[:NODES]:
                 caption = f"node {node} · {100 * float(unit.energy[node]):.0f} %"
-                tiles.append(_tile(figures.overlay(sample, unit.projection[node]), caption))
+                tiles.append(_tile(pictures.overlay(sample, unit.projection[node]), caption))
             heats = "".join(figures.heat(mixing, f"I − A, layer {i}") for i, mixing in enumerate(unit.mixing, start=1))
             yield (
                 f"<h3>{html.escape(cell.variant)}, unit {html.escape(unit.path)}</h3>"
@@ -255,11 +255,14 @@ def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
             )
 
 
-def _tiles(sample: Tensor) -> str:
-    """The style of a row of pictures."""
-    return "tiles" if sample.shape[-1] <= SMALL else "tiles large"
+def _tiles(sample: Tensor, *, large: bool = False) -> str:
+    """The style of pictures that belong together; clips are strips of frames, one below the other."""
+    if sample.dim() == 4:
+        return "tiles strips"
+    return "tiles large" if large or sample.shape[-1] > SMALL else "tiles"
 
 
-def _tile(rgb: Any, *captions: str) -> str:
+def _tile(frames: Any, *captions: str) -> str:
     lines = "<br>".join(map(html.escape, captions))
-    return f'<figure><img src="{figures.data_url(rgb)}" alt=""><figcaption>{lines}</figcaption></figure>'
+    address = pictures.data_url(pictures.strip(frames))
+    return f'<figure><img src="{address}" alt=""><figcaption>{lines}</figcaption></figure>'

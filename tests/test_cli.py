@@ -58,6 +58,7 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["test", "--out", "nowhere"], "--out nowhere holds no run"),
         (["predict"], "give --out DIR, the folder of a run, or --config RECIPE"),
         (["recipe", "digit"], "did you mean digits?"),
+        (["maps", "--out", "nowhere", "--nodes", "0"], "--nodes 0: at least 1 is needed"),
         (["demo", "--epoch", "1"], "unknown key epoch: did you mean epochs?"),
         (["compare", "--config", "digits", "--seed", "-1"], "seed_everything=-1 must be in 0"),
         (["fit", "--config", "digits", "--trainer.precision", "bf16-mxied"], "did you mean bf16-mixed?"),
@@ -101,6 +102,13 @@ def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
     assert "absent.safetensors': give last, best, start or the path of a .safetensors file" in err
     assert glore(capsys, "predict", "--out", out, "--to", tmp_path / "masks")[0] == 0
     assert len(list((tmp_path / "masks").glob("*.png"))) == 48
+    code, said, _ = glore(capsys, "maps", "--out", out, "--samples", "2")
+    assert code == 0
+    assert [path.name for path in sorted((out / "maps").glob("0*.png"))] == ["000000.png", "000024.png"]
+    assert str(out / "maps/maps.html") in said
+    code, _, err = glore(capsys, "maps", "--out", out, "--unit", "head")
+    assert code == 2
+    assert "--unit head: the network's units are" in err
 
 
 def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):

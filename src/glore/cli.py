@@ -183,6 +183,17 @@ def _recipe(parser: Parser) -> None:
     )
 
 
+def _mapping(parser: Parser) -> None:
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="as predict takes them; the test split by default"
+    )
+    _using(parser)
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/maps)")
+    parser.add_argument("--samples", type=int, default=8, metavar="N", help="how many, from all over (default: 8)")
+    parser.add_argument("--nodes", type=int, default=4, metavar="N", help="maps of each unit in a picture (default: 4)")
+    parser.add_argument("--unit", action="append", default=[], metavar="PATH", help="only this unit; likewise")
+
+
 def _scanning(parser: Parser) -> None:
     _recipe(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: runs/RECIPE/scan)")
@@ -290,6 +301,34 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     return 1 if any("error" in row for row in rows) else 0
 
 
+def maps(options: argparse.Namespace, flags: list[str]) -> int:
+    """Draw what the nodes of each GloRe unit look at."""
+    from glore.show import viewer
+
+    for name in ("samples", "nodes"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} {getattr(options, name)}: at least 1 is needed")
+    this = _of_folder(options, flags)
+    this.load(options.weights)
+    if options.paths:
+        this.open(options.paths, options.weights)
+    folder = options.to or options.out / "maps"
+    folder.mkdir(parents=True, exist_ok=True)
+    faults: list[str] = []
+    looks = list(viewer.looks(this, options.samples, options.unit, faults))
+    print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
+    if not looks:
+        raise ValueError("there is no sample to look at")
+    for path in viewer.grids(looks, folder, options.nodes):
+        print(path)
+    print(viewer.mixing(looks[0].units, folder))
+    total = len(this.data.split("test"))
+    told = f"{len(looks)} of {total} samples; --samples {total} for all" if total > options.samples else ""
+    title = f"{'/'.join(options.out.resolve().parts[-2:])}, weights: {Path(options.weights).name}"
+    print(f"page: {viewer.page(looks, folder, title)}" + (f" ({told})" if told else ""))
+    return 1 if faults else 0
+
+
 def scan(options: argparse.Namespace, flags: list[str]) -> int:
     """Read every file of the data once, and tell which ones are missing or broken."""
     from glore.train import recipe, tree
@@ -372,6 +411,12 @@ COMMANDS = {
         "glore predict --out runs/one photo.jpg more_photos/",
         _predicting,
         predict,
+    ),
+    "maps": Command(
+        "Draw what the nodes of a network's GloRe units look at, in pictures and on a page",
+        "glore maps photo.jpg --out runs/one",
+        _mapping,
+        maps,
     ),
     "scan": Command(
         "Read every file of a data set once, and tell which ones are missing or broken",

@@ -73,5 +73,5 @@ def test_a_network_without_units_is_told():
 def test_another_norm_is_told():
     unit = GloRe2d(8)
     unit.norm = nn.GroupNorm(2, 8)
-    with pytest.raises(TypeError, match="GroupNorm"):
+    with pytest.raises(ValueError, match="GroupNorm"):
         maps.node_energy(unit, torch.randn(1, 8, 5, 5))

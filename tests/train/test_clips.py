@@ -71,6 +71,8 @@ def test_from_a_folder_to_predictions_over_time(videos, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row["class_1"] for row in rows] == ["red", "blue", ""]
     assert [row["from_s"] for row in rows] == ["0.0", "0.32", ""]
+    assert main(["maps", str(both), "--out", str(out), "--to", str(tmp_path / "maps")]) == 0
+    assert sorted(path.name for path in (tmp_path / "maps").glob("*.gif")) == ["both_0.0s.gif", "both_0.3s.gif"]
 
 
 def test_views_are_averaged(videos, tmp_path):

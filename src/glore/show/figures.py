@@ -83,12 +83,30 @@ def heat(matrix: Tensor, label: str) -> str:
     """A square matrix as a heat map around zero, as SVG."""
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(4.2, 3.6), layout="constrained")
-        axes = figure.subplots()
-        limit = float(matrix.abs().max()) or 1.0
-        image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-        figure.colorbar(image, ax=axes, shrink=0.9)
-        axes.set(xlabel="from node", ylabel="to node", title=label)
+        _heat(figure, figure.subplots(), matrix, label)
         return _svg(figure)
+
+
+def heats(stacks: Mapping[str, Sequence[Tensor] | Tensor]) -> bytes:
+    """Rows of square matrices as heat maps, each row under its name, as PNG."""
+    columns = max(map(len, stacks.values()))
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(4.2 * columns, 3.6 * len(stacks)), layout="constrained")
+        axes = figure.subplots(len(stacks), columns, squeeze=False)
+        for row, (name, matrices) in zip(axes, stacks.items(), strict=True):
+            for i, cell in enumerate(row):
+                if i < len(matrices):
+                    _heat(figure, cell, matrices[i], f"{name}, layer {i + 1}")
+                else:
+                    cell.axis("off")
+        return _png(figure)
+
+
+def _heat(figure: Figure, axes: Any, matrix: Tensor, label: str) -> None:
+    limit = float(matrix.abs().max()) or 1.0
+    image = axes.imshow(matrix.numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    figure.colorbar(image, ax=axes, shrink=0.9)
+    axes.set(xlabel="from node", ylabel="to node", title=label)
 
 
 def confusion(counts: Tensor, classes: Sequence[str]) -> bytes:
@@ -109,8 +127,12 @@ def confusion(counts: Tensor, classes: Sequence[str]) -> bytes:
                 share = float(shares[row, column])
                 ink = "white" if share > 0.5 else "black"
                 axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=ink, fontsize=9)
-        file = io.BytesIO()
-        figure.savefig(file, format="png", dpi=110)
+        return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
 
 

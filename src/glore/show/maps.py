@@ -34,6 +34,10 @@ class UnitMaps:
         """The nodes, those that matter most first."""
         return self.energy.argsort(descending=True).tolist()
 
+    def label(self, node: int) -> str:
+        """A node's name and its share of the branch's energy."""
+        return f"node {node} · {round(100 * float(self.energy[node]))} %"
+
     def reach(self, position: Sequence[int]) -> Float[Tensor, "*space"]:
         """With what weight a position hears each other one: its row of Pᵀ (I − A) P.
 
@@ -43,7 +47,9 @@ class UnitMaps:
         Args:
             position: its index along each axis of space of the projection map.
         """
-        own = self.projection[(slice(None), *position)]  # (n)
+        own = self.projection
+        for index in position:
+            own = own[:, index]  # in the end (n)
         for mixing in self.mixing.flip(0):
             own = mixing.mT @ own
         return torch.tensordot(own, self.projection, 1)
@@ -89,10 +95,10 @@ def node_energy(unit: GloRe, x: Float[Tensor, "1 c *space"]) -> Float[Tensor, "n
     says that the branch is larger without the node.
 
     Raises:
-        TypeError: the unit's last norm is not a batch norm, so the branch is no such sum.
+        ValueError: the unit's last norm is not a batch norm, so the branch is no such sum.
     """
     if not isinstance(unit.norm, BATCH_NORMS):
-        raise TypeError(
+        raise ValueError(
             f"the unit's norm is a {type(unit.norm).__name__}; a batch norm makes the branch a sum over nodes"
         )
     norm = unit.norm

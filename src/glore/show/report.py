@@ -246,8 +246,7 @@ def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
         for unit in maps.unit_maps(task.net, task.seen(sample[None])):
             tiles = [_tile(pictures.picture(sample), "input")]
             for node in unit.ranked[:NODES]:
-                caption = f"node {node} · {100 * float(unit.energy[node]):.0f} %"
-                tiles.append(_tile(pictures.overlay(sample, unit.projection[node]), caption))
+                tiles.append(_tile(pictures.overlay(sample, unit.projection[node]), unit.label(node)))
             heats = "".join(figures.heat(mixing, f"I − A, layer {i}") for i, mixing in enumerate(unit.mixing, start=1))
             yield (
                 f"<h3>{html.escape(cell.variant)}, unit {html.escape(unit.path)}</h3>"

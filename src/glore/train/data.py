@@ -158,12 +158,23 @@ class Data(LightningDataModule):
             self.splits[name] = self.make(name)
         return self.splits[name]
 
-    def spread(self, split: str, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Some items from all over a split, as a network takes them: of several views the first."""
+    def chosen(self, split: str, count: int) -> list[int]:
+        """The indices of so many items from all over a split, or of all, if there are fewer."""
+        size = len(self.split(split))
+        count = min(count, size)
+        return [size * i // count for i in range(count)]
+
+    def item(self, split: str, index: int) -> tuple[torch.Tensor, Any]:
+        """An item as a network takes it, of several views the first, and its target."""
         dataset = self.split(split)
-        items = [dataset[len(dataset) * i // count] for i in range(min(count, len(dataset)))]
+        x, y = dataset[index]
         several = getattr(dataset, "views", 1) > 1
-        return [(torch.as_tensor(x)[0] if several else torch.as_tensor(x), torch.as_tensor(y)) for x, y in items]
+        return torch.as_tensor(x)[0] if several else torch.as_tensor(x), y
+
+    def spread(self, split: str, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Some items from all over a split, whose targets are known, as `item` gives them."""
+        items = (self.item(split, index) for index in self.chosen(split, count))
+        return [(x, torch.as_tensor(y)) for x, y in items]
 
     @property
     def training_steps(self) -> int:

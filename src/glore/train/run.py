@@ -160,7 +160,7 @@ class Run:
         """
         self.load(weights)
         if paths:
-            self.data.splits["test"] = self._pictures(paths, weights)
+            self.open(paths, weights)
         dataset = self.data.split("test")
         writer = Write(folder, dataset, list(dataset.classes))
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
@@ -168,8 +168,19 @@ class Run:
             self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
         return writer.rows
 
+    def open(self, paths: Sequence[Path], weights: str | Path = "last") -> None:
+        """Take files in place of the test split, as the run's own dataset takes files in testing.
+
+        Args:
+            paths: as `predict` takes them.
+            weights: of the network, beside which are the names of the classes it was trained on.
+
+        Raises:
+            FileNotFoundError: a path leads nowhere.
+        """
+        self.data.splits["test"] = self._pictures(paths, weights)
+
     def _pictures(self, paths: Sequence[Path], weights: str | Path) -> Any:
-        """Pictures by path, as the run's own dataset takes them in testing."""
         from glore.data import clips, images, segments  # need torchvision
 
         own = self.recipe.dataset_class

@@ -1,0 +1,160 @@
+"""What the units of a network look at in some samples: pictures, and one page to explore them in a browser."""
+
+from __future__ import annotations
+
+import base64
+import html
+import importlib.resources
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glore.data.broken import BrokenSampleError
+from glore.show import figures, pictures
+from glore.show.maps import UnitMaps, unit_maps
+from glore.train.run import Run
+from glore.weights import files
+
+PAGE = "maps.html"
+FINEST = 1600  # positions of a map on the page, for each frame; a larger one is pooled
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a network's units look at in one sample.
+
+    Args:
+        name: of the sample, for a reader.
+        stem: of files about it.
+        sample: as the network takes it, (c, h, w), or (c, t, h, w) of a clip.
+        units: as `glore.show.maps.unit_maps` gives them.
+    """
+
+    name: str
+    stem: str
+    sample: Tensor
+    units: list[UnitMaps]
+
+
+def looks(this: Run, count: int, units: Sequence[str] = (), faults: list[str] | None = None) -> Iterator[Look]:
+    """Look at samples from all over the test split of a run, whose weights are loaded.
+
+    Args:
+        this: the run.
+        count: how many samples, at most.
+        units: paths of the units to look at; all by default.
+        faults: takes what is wrong with samples that cannot be read; without it, the first one raises.
+
+    Raises:
+        BrokenSampleError: a sample cannot be read.
+        ValueError: the network has no GloRe unit, or none of such a path, or takes neither pictures nor clips.
+    """
+    dataset = this.data.split("test")
+    for index in this.data.chosen("test", count):
+        try:
+            sample, _ = this.data.item("test", index)
+        except BrokenSampleError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+            continue
+        if sample.dim() < 3:
+            raise ValueError(f"a sample of shape {tuple(sample.shape)} is neither a picture nor a clip")
+        seen = unit_maps(this.task.net, this.task.seen(sample[None]))
+        known = [unit.path for unit in seen]
+        if strange := [path for path in units if path not in known]:
+            raise ValueError(f"--unit {strange[0]}: the network's units are {', '.join(known)}")
+        name, stem = f"sample {index}", f"{index:06d}"
+        if hasattr(dataset, "name"):
+            name = str(dataset.name(index))
+            stem = Path(name).stem
+        if hasattr(dataset, "seconds"):
+            begin, end = dataset.seconds(index)
+            name, stem = f"{name}, {begin:.1f} to {end:.1f} s", f"{stem}_{begin:.1f}s"
+        yield Look(name, stem, sample, [unit for unit in seen if unit.path in (units or known)])
+
+
+def grids(looks: Iterable[Look], folder: Path, nodes: int = 4) -> Iterator[Path]:
+    """Write a picture for each sample, a row a unit: the sample, then maps of the nodes that matter most.
+
+    Args:
+        looks: the samples.
+        folder: where to; a file has its sample's name, and a number where two are the same.
+        nodes: how many maps a row has; four, as in the paper's figure, by default.
+
+    Yields:
+        The path of each picture as it is written: a PNG, or of a clip an animated GIF.
+    """
+    taken: set[str] = set()
+    for i, look in enumerate(looks):
+        stem = f"{look.stem}_{i}" if look.stem in taken else look.stem
+        taken.add(stem)
+        yield pictures.save(pictures.grid([_row(look, unit, nodes) for unit in look.units]), folder / stem)
+
+
+def _row(look: Look, unit: UnitMaps, nodes: int) -> list[tuple[np.ndarray, str]]:
+    first = (pictures.picture(look.sample), unit.path)
+    maps = ((pictures.overlay(look.sample, unit.projection[k]), unit.label(k)) for k in unit.ranked[:nodes])
+    return [first, *maps]
+
+
+def mixing(units: list[UnitMaps], folder: Path) -> Path:
+    """Write I − A of each graph layer of each unit as heat maps into one picture, and return its path."""
+    path = folder / "mixing.png"
+    with files.replacing(path) as draft:
+        draft.write_bytes(figures.heats({unit.path: unit.mixing for unit in units}))
+    return path
+
+
+def page(looks: list[Look], folder: Path, title: str) -> Path:
+    """Write a page on which unit, node and position are chosen by clicks, and which needs nothing but a browser.
+
+    Args:
+        looks: the samples, all of one network.
+        folder: where to.
+        title: what the page says below its head.
+
+    Returns:
+        Its path.
+    """
+    data = {
+        "units": [{"path": unit.path, "mixing": _packed(unit.mixing)} for unit in looks[0].units],
+        "samples": [
+            {
+                "name": look.name,
+                "frames": [pictures.data_url(pictures.strip(frame[None])) for frame in pictures.picture(look.sample)],
+                "units": [_seen(unit) for unit in look.units],
+            }
+            for look in looks
+        ],
+    }
+    text = (importlib.resources.files("glore.show") / "viewer.html").read_text(encoding="utf-8")
+    text = text.replace("@title@", html.escape(title)).replace("@data@", json.dumps(data).replace("</", r"<\/"))
+    path = folder / PAGE
+    with files.replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return path
+
+
+def _seen(unit: UnitMaps) -> dict[str, Any]:
+    maps = unit.projection if unit.projection.dim() == 4 else unit.projection[:, None]  # (n, t, h, w)
+    _, t, h, w = maps.shape
+    factor = math.ceil(math.sqrt(h * w / FINEST))
+    if factor > 1:
+        maps = F.adaptive_avg_pool3d(maps.float(), (t, -(-h // factor), -(-w // factor)))
+    return {"shape": list(maps.shape), "projection": _packed(maps), "energy": unit.energy.tolist()}
+
+
+def _packed(values: Tensor) -> dict[str, Any]:
+    """Values as 16-bit whole numbers in base64, and what to multiply them by."""
+    scale = float(values.abs().max().clamp_min(1e-30)) / 32767
+    whole = (values.double() / scale).round().to(torch.int16).contiguous().numpy().astype("<i2")
+    return {"scale": scale, "values": base64.b64encode(whole.tobytes()).decode()}

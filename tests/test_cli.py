@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, faults in one line, and a run from training to predictions."""
 
+import json
 import subprocess
 import sys
 
@@ -58,6 +59,13 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["test", "--out", "nowhere"], "--out nowhere holds no run"),
         (["predict"], "give --out DIR, the folder of a run, or --config RECIPE"),
         (["recipe", "digit"], "did you mean digits?"),
+        (["measure"], "give the names of networks, or --config RECIPE"),
+        (["measure", "resnet51"], "'resnet51' is no network of timm; near it are"),
+        (["measure", "glore.nets.small.smal"], "cannot be imported"),
+        (["measure", "resnet18", "--size", "224,224"], "--size 224,224: give 224, 1024x2048"),
+        (["measure", "glore.nets.video.resnet18_3d"], "does not declare its input size"),
+        (["measure", "resnet18", "--sise", "224"], "--sise is no option of glore measure"),
+        (["measure", "."], "last.json is missing"),
         (["maps", "--out", "nowhere", "--nodes", "0"], "--nodes 0: at least 1 is needed"),
         (["demo", "--epoch", "1"], "unknown key epoch: did you mean epochs?"),
         (["compare", "--config", "digits", "--seed", "-1"], "seed_everything=-1 must be in 0"),
@@ -120,6 +128,27 @@ def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):
     assert code == 0
     assert "glore − plain = " in said
     assert (tmp_path / "all/report.html").stat().st_size > 10_000
+
+
+@pytest.mark.unchecked
+def test_what_networks_cost(capsys, tmp_path, recipe_path):
+    code, said, _ = glore(capsys, "measure", "--config", recipe_path, "--size", "48x64", "--training")
+    assert code == 0
+    lines = said.splitlines()
+    assert lines[0].split() == [
+        *("network", "input", "parameters", "M", "multiply-adds"),
+        *("forward", "ms", "forward", "MiB", "step", "ms", "step", "MiB"),
+    ]
+    assert [line.split("  ")[0] for line in lines[1:]] == ["plain", "plain+conv", "glore", "glore 2 layers"]
+    assert glore(capsys, "fit", "--config", recipe_path, "--out", tmp_path / "run", "--epochs", "1")[0] == 0
+    capsys.readouterr()
+    code, said, _ = glore(capsys, "measure", tmp_path / "run", "--size", "32", "--batch", "2", "--json")
+    assert code == 0
+    (row,) = json.loads(said)
+    assert row["size"] == [32, 32]
+    assert row["batch"] == 2
+    assert row["forward_ms"] > 0
+    assert "step_ms" not in row
 
 
 @pytest.mark.unchecked

@@ -40,3 +40,35 @@ def test_modes_stay_when_the_forward_fails():
     with pytest.raises(RuntimeError):
         measure.multiply_adds(net, torch.zeros(1, 5, 4, 4))
     assert net[0].training
+
+
+@pytest.mark.unchecked
+def test_costs_of_a_batch_are_those_of_its_samples():
+    small = {
+        "class_path": "glore.nets.small.small_segmenter",
+        "init_args": {"classes": 3, "widths": [8, 8], "depths": [1, 1]},
+    }
+    (one,) = measure.costs({"small": small}, [40, 56], seconds=0)
+    (many,) = measure.costs({"small": small}, [40, 56], batch=32, training=True, seconds=0)
+    assert many["multiply_adds"] == 32 * one["multiply_adds"]
+    assert many["parameters"] == one["parameters"]
+    activation = 32 * 8 * 20 * 28 * 4 / 2**20
+    assert activation < many["forward_mib"] < many["step_mib"] < 100 * activation
+    assert many["step_ms"] > 0
+
+
+@pytest.mark.unchecked
+def test_what_cannot_be_measured_is_named():
+    clips = {"class_path": "glore.nets.video.resnet18_3d", "init_args": {"classes": 2, "width": 4}}
+    with pytest.raises(ValueError, match="clips does not take an input of 1×3×32×32"):
+        measure.costs({"clips": clips}, [32, 32])
+    with pytest.raises(ValueError, match="size makes a tuple, which is no network"):
+        measure.costs(
+            {
+                "size": {
+                    "class_path": "glore.units.glore.default_sizes",
+                    "init_args": {"channels": 8, "states": 1, "nodes": 1},
+                }
+            },
+            [32, 32],
+        )

@@ -118,7 +118,7 @@ def _run(name: str, *rest: str) -> int:
     parser = Parser(
         prog=f"glore {name}",
         description=f"{command.summary}\n\nexample: {command.example}",
-        epilog=None if name == "recipe" else FLAGS,
+        epilog=None if name in ("recipe", "measure") else FLAGS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -181,6 +181,22 @@ def _recipe(parser: Parser) -> None:
     parser.add_argument(
         "--config", action=Once, required=True, metavar="RECIPE", help="path of a recipe, or name of a shipped one"
     )
+
+
+def _measuring(parser: Parser) -> None:
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NETWORK",
+        help="name of a network of timm's, import path of one of ours or yours, or folder of a run",
+    )
+    parser.add_argument("--config", action=Once, metavar="RECIPE", help="the networks of a recipe's variants")
+    parser.add_argument("--variant", action="append", default=[], help="only this variant; may be given more than once")
+    parser.add_argument("--size", metavar="HxW", help="of the input: 224, 1024x2048, or of clips 8x224x224")
+    parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples (default: 1)")
+    parser.add_argument("--training", action="store_true", help="measure forward and backward in training mode, too")
+    parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
 
 def _mapping(parser: Parser) -> None:
@@ -329,6 +345,49 @@ def maps(options: argparse.Namespace, flags: list[str]) -> int:
     return 1 if faults else 0
 
 
+def measure(options: argparse.Namespace, flags: list[str]) -> int:
+    """Tell what networks cost."""
+    import json
+
+    from glore import measure
+    from glore.show import tables
+
+    networks = {name: _constructor(name) for name in options.names}
+    if options.config:
+        from glore.train import recipe, tree
+
+        given = ["--config", options.config, *flags]
+        for variant in options.variant or recipe.Recipe(tree.read(given)).comparison.variants:
+            networks[variant] = recipe.Recipe(tree.read(given, variant)).constructor
+    elif flags:
+        option = flags[0].partition("=")[0]
+        raise ValueError(f"{option} is no option of glore measure; see glore measure --help")
+    if not networks:
+        raise ValueError("give the names of networks, or --config RECIPE")
+    try:
+        size = [int(side) for side in options.size.lower().split("x")] if options.size else None
+    except ValueError as error:
+        raise ValueError(f"--size {options.size}: give 224, 1024x2048, or of clips 8x224x224") from error
+    size = size * 2 if size and len(size) == 1 else size
+    rows = measure.costs(networks, size, options.batch, options.training, options.device)
+    print(json.dumps(rows, indent=2) if options.json else tables.costs(rows))
+    return 0
+
+
+def _constructor(name: str) -> dict[str, object]:
+    """How a network is made that is called by its name in timm, its import path or the folder of its run."""
+    import json
+
+    if Path(name).is_dir():
+        made = Path(name) / "last.json"
+        if not made.is_file():
+            raise FileNotFoundError(f"{made} is missing: give the folder of a run that glore fit made")
+        return json.loads(made.read_text())
+    if "." in name:
+        return {"class_path": name}
+    return {"class_path": "glore.nets.images.backbone", "init_args": {"name": name}}
+
+
 def scan(options: argparse.Namespace, flags: list[str]) -> int:
     """Read every file of the data once, and tell which ones are missing or broken."""
     from glore.train import recipe, tree
@@ -411,6 +470,12 @@ COMMANDS = {
         "glore predict --out runs/one photo.jpg more_photos/",
         _predicting,
         predict,
+    ),
+    "measure": Command(
+        "Count a network's parameters and multiply-adds, and measure its time and memory",
+        "glore measure resnet50 glore.nets.images.resnet50 --size 224 --training",
+        _measuring,
+        measure,
     ),
     "maps": Command(
         "Draw what the nodes of a network's GloRe units look at, in pictures and on a page",

@@ -1,17 +1,26 @@
-"""What a network costs: parameters, multiply-adds, time."""
+"""What a network costs: parameters, multiply-adds, time, memory."""
 
 from __future__ import annotations
 
 import copy
+import math
+import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+
+from glore import probe
+from glore.weights import files
 
 
 def parameters(net: nn.Module) -> int:
@@ -75,6 +84,118 @@ def medians_ms(runs: Mapping[str, Callable[[], object]], seconds: float, rounds:
             runs[name]()
             times[name].append(1000 * (now() - begin))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def costs(
+    networks: Mapping[str, files.Constructor],
+    size: Sequence[int] | None = None,
+    batch: int = 1,
+    training: bool = False,
+    device: str = "cpu",
+    seconds: float = 10.0,
+) -> list[dict[str, Any]]:
+    """What networks cost on a batch, in float32.
+
+    Args:
+        networks: by name, how each is made; code that they name is run.
+        size: of a sample's space, such as height and width, or frames, height and width; as the network itself
+            declares, by default.
+        batch: samples.
+        training: also measure forward and backward in training mode, without an optimizer.
+        device: where to run them.
+        seconds: to spend on times, once each has run three times.
+
+    Returns:
+        Of each network: `network`, `size`, `parameters`, `multiply_adds` of a batch's forward, `forward_ms` and
+        `forward_mib`, and with `training` also `step_ms` and `step_mib`. Times are medians, and all networks take
+        turns. Memory is what a first forward or step adds to the peak of a process of its own that holds the network
+        and its input, in MiB.
+
+    Raises:
+        ValueError: a network cannot be made, does not declare its size, or does not take this one.
+    """
+    nets = {name: _made(name, constructor).to(device) for name, constructor in networks.items()}
+    examples = {name: _example(net, size, batch) for name, net in nets.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, net in nets.items():
+        x = examples[name]
+        try:
+            counted = multiply_adds(net, x)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{name} does not take an input of {'×'.join(map(str, x.shape))}: {error}") from error
+        rows[name] = {"network": name, "size": list(x.shape[2:]), "batch": batch, "parameters": parameters(net)}
+        rows[name]["multiply_adds"] = counted
+    for kind, run in {"forward": forward, "step": step}.items() if training else {"forward": forward}.items():
+        times = medians_ms({name: partial(run, net, examples[name]) for name, net in nets.items()}, seconds)
+        for name, constructor in networks.items():
+            rows[name][f"{kind}_ms"] = times[name]
+            rows[name][f"{kind}_mib"] = peak_mib(constructor, list(examples[name].shape), kind == "step", device)
+    return list(rows.values())
+
+
+def _made(name: str, constructor: files.Constructor) -> nn.Module:
+    try:
+        net = files.construct(constructor, trust=True)
+    except (TypeError, AttributeError, RuntimeError, KeyError) as error:
+        raise ValueError(f"{name} makes no network: {error}") from error
+    if not isinstance(net, nn.Module):
+        raise ValueError(f"{name} makes a {type(net).__name__}, which is no network")
+    return net
+
+
+def _example(net: nn.Module, size: Sequence[int] | None, batch: int) -> Tensor:
+    if size is None:
+        (one,) = probe.inputs_for(net, None)
+        return one.expand(batch, *one.shape[1:]).contiguous()
+    channels = next((m.in_channels for m in net.modules() if isinstance(m, probe.CONVOLUTIONS)), 3)
+    device = next(net.parameters()).device
+    return torch.randn(batch, channels, *size, device=device)
+
+
+def forward(net: nn.Module, x: Tensor) -> None:
+    """A forward in evaluation mode."""
+    with torch.no_grad():
+        net.eval()(x)
+
+
+def step(net: nn.Module, x: Tensor) -> None:
+    """A forward and a backward in training mode."""
+    net.train().zero_grad(set_to_none=True)
+    sum(out.float().mean() for out in tree_leaves(net(x))).backward()
+
+
+def peak_mib(
+    constructor: files.Constructor, shape: Sequence[int], training: bool = False, device: str = "cpu"
+) -> float:
+    """What a first forward, or a forward and backward, adds to the most memory that was needed before, in MiB.
+
+    On the CPU it is that of a process of its own, and is known on Linux only; nan elsewhere. On a GPU it is what torch
+    allocates there.
+
+    Args:
+        constructor: how the network is made; code that it names is run.
+        shape: of the input, with its batch.
+        training: whether to run forward and backward in training mode, or a forward in evaluation mode.
+        device: where to.
+    """
+    with multiprocessing.get_context("spawn").Pool(1) as alone:  # what this process had at most says nothing
+        return alone.apply(_peak_mib, (constructor, shape, training, device, torch.get_num_threads()))
+
+
+def _peak_mib(constructor: files.Constructor, shape: Sequence[int], training: bool, device: str, threads: int) -> float:
+    torch.set_num_threads(threads)
+    net, x = files.construct(constructor, trust=True).to(device), torch.zeros(*shape, device=device)
+    before = _most_mib(device)
+    (step if training else forward)(net, x)
+    return _most_mib(device) - before
+
+
+def _most_mib(device: str) -> float:
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    status = Path("/proc/self/status")  # getrusage would tell what the parent had, if that is more
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM")), math.nan)
 
 
 def now() -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("matplotlib")
-from glore.show import report
+from glore.show import report, tables
 from glore.train import compare
 from glore.train.recipe import Comparison
 from glore.train.tree import put
@@ -114,7 +114,7 @@ def test_the_page_opens_in_a_browser(page, tmp_path):
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
     rows = [{"variant": "a", "seed": 0, "miou": float("nan"), "parameters": 1, "multiply_adds": 1, "step_ms": 1.0}]
     grid = compare.Grid(Comparison(metric="miou"), [], tmp_path)
-    assert "nan" in report._text_table(report._summary(grid, rows))
+    assert "nan" in tables.aligned(report._summary(grid, rows))
 
 
 @pytest.fixture

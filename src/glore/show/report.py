@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import glore
-from glore.show import figures, maps, pictures
+from glore.show import figures, maps, pictures, tables
 from glore.train import compare
 from glore.train.compare import Cell, Grid, Verdict
 from glore.train.folder import locked, write_csv
@@ -43,7 +43,7 @@ def results(grid: Grid) -> str:
             text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
         with files.replacing(grid.out / "verdict.txt") as draft:
             draft.write_text(text + "\n")
-    return f"{_text_table(_summary(grid, rows))}\n\n{text}\n\nresults: {grid.out / 'results.csv'}"
+    return f"{tables.aligned(_summary(grid, rows))}\n\n{text}\n\nresults: {grid.out / 'results.csv'}"
 
 
 def page(grid: Grid) -> Path:
@@ -106,18 +106,6 @@ def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 def _mean(values: list[float]) -> str:
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.1f}{spread}"
-
-
-def _text_table(rows: list[dict[str, str]]) -> str:
-    columns = list(rows[0])
-    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in columns}
-    lines = [{name: name for name in columns}, *rows]
-    return "\n".join(
-        "  ".join(
-            line[name].ljust(widths[name]) if name == "variant" else line[name].rjust(widths[name]) for name in columns
-        )
-        for line in lines
-    )
 
 
 def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> str:

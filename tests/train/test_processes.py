@@ -11,6 +11,9 @@ pytest.importorskip("pytorch_lightning")
 pytest.importorskip("sklearn")
 
 
+TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
+
+
 def fit(recipe_path, out, *launch):
     flags = ["--model.frozen_norms=true", "--trainer.max_steps=4", "--model.optimizer.class_path=torch.optim.SGD"]
     flags += ["--model.optimizer.lr=0.1", "--trainer.precision=32-true"]
@@ -35,8 +38,7 @@ def fit(recipe_path, out, *launch):
 
 def test_two_processes_give_the_result_of_one(recipe_path, tmp_path):
     alone = fit(recipe_path, tmp_path / "one")
-    launch = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29561")
-    shared = fit(recipe_path, tmp_path / "two", *launch)
+    shared = fit(recipe_path, tmp_path / "two", *TWO, "29561")
     assert alone.keys() == shared.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(shared[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
@@ -45,3 +47,17 @@ def test_two_processes_give_the_result_of_one(recipe_path, tmp_path):
         assert [float(value or 0) for value in one.split(",")] == pytest.approx(
             [float(value or 0) for value in two.split(",")], rel=1e-4
         )
+
+
+def test_processes_with_different_recipes_stop(recipe_path, tmp_path):
+    script = tmp_path / "launch.py"  # as nodes do whose commands or files differ
+    script.write_text(
+        "import os, sys\nfrom glore.cli import main\n"
+        'sys.exit(main([*sys.argv[1:], "--model.optimizer.lr", "0.1" if os.environ["RANK"] == "0" else "0.2"]))\n'
+    )
+    flags = ["fit", "--config", str(recipe_path), "--out", str(tmp_path / "run"), "--trainer.devices=2"]
+    command = [sys.executable, *TWO, "29563", str(script), *flags, "--trainer.strategy=ddp"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode != 0
+    assert "lr is 0.1 in process 0 and 0.2 in process 1): give all of them the same command" in done.stderr
+    assert not (tmp_path / "run/last.safetensors").exists()

@@ -19,6 +19,7 @@ from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from glore.nets.images import statistics
+from glore.train.agree import Agree
 from glore.train.blame import RecipeError, blame
 from glore.train.data import Data
 from glore.train.folder import Keep, WholeFiles
@@ -247,7 +248,9 @@ class Recipe(LightningCLI):
         """
         made = self._instantiated(empty)
         task, options = made.model, dict(made.trainer)
-        ours = [callback for callback in (progress, Keep(folder, f"val/{task.metric}")) if callback]
+        ours = [
+            callback for callback in (Agree(self.decisive), progress, Keep(folder, f"val/{task.metric}")) if callback
+        ]
         options["callbacks"] = [*_listed(options["callbacks"]), *ours]
         options["plugins"] = [*_listed(options["plugins"]), WholeFiles(self.constructor)]
         options["default_root_dir"] = options["default_root_dir"] or folder

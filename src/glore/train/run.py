@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glore import measure
+from glore.train.agree import differences
 from glore.train.blame import RecipeError
 from glore.train.data import Data
 from glore.train.folder import CLASSES, RESUME, Keep, locked
@@ -66,13 +67,8 @@ def _same_recipe(folder: Path, recipe: Recipe) -> None:
         with files.replacing(path) as draft:
             draft.write_text(yaml.safe_dump(recipe.resolved, sort_keys=False))
         return
-    before, now = Recipe(read(["--config", str(path)])).decisive, recipe.decisive
-    absent = "absent"
-    changed = [
-        f"{key} is {now.get(key, absent)!r}, was {before.get(key, absent)!r}"
-        for key in dict.fromkeys((*before, *now))
-        if now.get(key, absent) != before.get(key, absent)
-    ]
+    before = Recipe(read(["--config", str(path)])).decisive
+    changed = [f"{key} is {now!r}, was {old!r}" for key, now, old in differences(recipe.decisive, before)]
     if changed:
         raise RecipeError(
             f"{folder} holds a run of another recipe ({'; '.join(changed[:3])}): "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -82,21 +83,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[0] == "--version":
             print(glore.__version__)
             return 0
-        return _run(*arguments)
-    except (KeyboardInterrupt, SystemExit) as error:
-        if not isinstance(error, KeyboardInterrupt) and not isinstance(error.__context__, KeyboardInterrupt):
-            raise  # Lightning ends an interrupted training with SystemExit
-        trains = arguments[0] in ("demo", "compare", "fit")
-        cure = "the same command goes on from the last completed epoch" if trains else "start it again"
-        print(f"interrupted; {cure}", file=sys.stderr)
-        return 130
-    except FAULTS as error:
+        with _terminable():
+            return _run(*arguments)
+    except BaseException as error:
+        if _interrupted(error):
+            trains = arguments[0] in ("demo", "compare", "fit")
+            cure = "the same command goes on from the last completed epoch" if trains else "start it again"
+            print(f"interrupted; {cure}", file=sys.stderr)
+            return 130
+        if not isinstance(error, FAULTS):
+            raise
         if debug:
             traceback.print_exc()
         extra = EXTRAS.get(getattr(error, "name", None) or "")
         said = f"{error}: pip install 'glore[{extra}]'" if extra else str(error)
         print(f"glore: {' '.join(said.split())}", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Take SIGTERM, by which schedulers and containers end a job, as Ctrl-C."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether an interrupt led to an error: Lightning ends a training with SystemExit, a killed worker otherwise."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _interrupted(error.__context__))
 
 
 def _overview() -> str:

@@ -304,20 +304,23 @@ def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
     assert np.array(Image.open(tmp_path / "000000.png")).tolist() == [list(range(19))]
 
 
-def test_an_interrupted_training_says_how_to_go_on(recipe_path, tmp_path):
-    flags = ("--config", recipe_path, "--out", tmp_path, "--epochs", "5000")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_says_how_to_go_on(recipe_path, tmp_path, number):
+    """Its workers get the signal too: Ctrl-C and schedulers send it to all."""
+    flags = ("--config", recipe_path, "--out", tmp_path, "--epochs", "5000", "--data.workers", "1")
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs are made to ignore
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command("fit", *flags), preexec_fn=heed, **pipes) as process:
+    with subprocess.Popen(command("fit", *flags), preexec_fn=heed, start_new_session=True, **pipes) as process:
         try:
             deadline = time.monotonic() + 120
             while not (tmp_path / "curves.csv").is_file() and time.monotonic() < deadline:
                 time.sleep(0.02)
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, number)
             _, said = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130
+    assert "Traceback" not in said
     assert "the same command goes on from the last completed epoch" in said
 
 

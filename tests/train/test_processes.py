@@ -61,3 +61,20 @@ def test_processes_with_different_recipes_stop(recipe_path, tmp_path):
     assert done.returncode != 0
     assert "lr is 0.1 in process 0 and 0.2 in process 1): give all of them the same command" in done.stderr
     assert not (tmp_path / "run/last.safetensors").exists()
+
+
+def test_a_job_array_shares_a_folder(recipe_path, tmp_path):
+    """Cells trained side by side; whoever is last has written the results of all."""
+    out = tmp_path / "all"
+    compare = [sys.executable, "-m", "glore.cli", "compare", "--config", str(recipe_path), "--out", str(out)]
+    cells = [("plain", "0"), ("glore", "0"), ("glore", "0")]  # one of them twice, as after a failure
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    jobs = [subprocess.Popen([*compare, "--variant", name, "--seed", seed], **pipes) for name, seed in cells]
+    said = [job.communicate(timeout=240)[1] for job in jobs]
+    codes = [job.returncode for job in jobs]
+    assert codes[0] == 0, said[0]
+    assert sorted(codes[1:]) in ([0, 0], [0, 1]), said
+    assert codes[1:] == [0, 0] or "another process works in" in "".join(said[1:])
+    rows = (out / "results.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["plain", "0"], ["glore", "0"]]
+    assert "glore − plain = " in (out / "verdict.txt").read_text()

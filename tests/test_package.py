@@ -5,8 +5,6 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -64,13 +62,3 @@ assert glore.cli.main(["demo"]) == 2
     assert out.stdout.startswith("torch.Size([1, 8, 4, 4])")
     assert "usage: glore COMMAND" in out.stdout
     assert out.stderr.strip() == "glore: No module named 'lightning_fabric': pip install 'glore[show]'"
-
-
-def test_the_readme_examples_run():
-    """Every Python block of the README, in order, in one namespace."""
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
-    assert blocks
-    pytest.importorskip("timm")
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(compile(block.split("```")[0], "README.md", "exec"), names)

@@ -53,7 +53,8 @@ def curves(series: Mapping[str, Sequence[Sequence[tuple[float, float]]]], label:
                 axes.plot(x, y, color=colour[name], label=name if i == 0 else None, marker="o", markersize=3, alpha=0.9)
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        figure.legend(**LEGEND)
+        if any(series.values()):  # a short training may have no validation
+            figure.legend(**LEGEND)
         return _svg(figure)
 
 

@@ -1,0 +1,167 @@
+"""The documentation does what it says: its Python blocks run, and so do its command lines, on small made data."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("timm")
+pytest.importorskip("av")
+pytest.importorskip("pytorch_lightning")
+pytest.importorskip("sklearn")
+import timm
+from PIL import Image
+
+import videos
+from glore.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COLOURS = np.array([(30, 60, 220), (40, 200, 60), (220, 40, 30)])
+
+# what makes a line with a recipe quick, appended to it; --config names the recipe
+CLASSIFY = "--data.batch_size 4 --data.workers 0 --epochs 1 --model.old_rate 1 --trainer.accelerator cpu"
+SEGMENT = "--data.dataset.preset.crop [32,32] --data.batch_size 2 --data.workers 0 --epochs 1 --trainer.accelerator cpu"
+CELLS = "--variant plain --variant glore --seed 0"
+SMALL = {
+    "digits": "--data.dataset.scenes 48 --data.batch_size 16 --epochs 1 --model.net.widths [4,8] "
+    "--model.net.depths [1,1]",
+    "finetune": f"{CLASSIFY} --model.backbone test_resnet --model.net.pretrained false --model.net.units '{{res3: 1}}' "
+    "--data.dataset.preset.size 32",
+    "segment": f"{SEGMENT} --model.backbone test_resnet --model.net.pretrained false --model.old_rate 1",
+    "cityscapes": f"{SEGMENT} --model.backbone test_resnet --model.net.pretrained false --model.old_rate 1 "
+    "--trainer.precision 32-true",
+    "camvid": f"{SEGMENT} --model.net.options '{{channels: [8, 8, 8, 8], stem_chs: 8}}'",
+    "tennis": f"{CLASSIFY} --model.net.width 4 --data.dataset.frames 4 --data.dataset.preset.size 16",
+    "imagenet": f"{CLASSIFY} --model.net.classes 3 --trainer.precision 32-true --data.dataset.preset.size 64",
+}
+PREPARED = {  # lines that a page takes for done on another one
+    "maps.md": [
+        "glore fit --config finetune --data.root my_pictures --out runs/mine",
+        "glore compare --config digits --out runs/demo",
+    ]
+}
+EXCLUDED = {  # how a line begins, and why it is not run
+    "make ": "makes an environment, or takes minutes",
+    "torchrun ": "several devices; tests/train/test_processes.py runs two processes",
+    "srun ": "needs SLURM",
+    "#SBATCH ": "needs SLURM",
+    "variants=(": "a shell's",
+    "glore compare --config cifar10 --data.root cifar10 --out": "a job array's, whose variables SLURM sets",
+    "glore compare --config finetune --data.root cifar10_small": "the measurement itself, an hour",
+}
+
+
+def blocks(page, language):
+    """The fenced blocks of a page in a language, or in none."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
+
+
+def commands(page):
+    """The command lines of a page, whole, without comments."""
+    lines = [line for block in blocks(page, "") for line in re.sub(r"\\\n\s*", "", block).splitlines()]
+    known = tuple(f"glore {name}" for name in COMMANDS)
+    return [line.split("  #")[0].strip() for line in lines if line.startswith((*known, *EXCLUDED))]
+
+
+def small(line):
+    """The arguments of a line, with what makes it quick."""
+    arguments = shlex.split(line)[1:]
+    if "--config" in arguments and arguments[0] in ("fit", "compare"):
+        name = arguments[arguments.index("--config") + 1]
+        arguments += shlex.split(SMALL[name])
+        if arguments[0] == "compare" and "--variant" not in arguments:
+            arguments += shlex.split(CELLS)
+    return arguments
+
+
+def picture(draw, labels):
+    noise = draw.integers(-20, 20, (*labels.shape, 3))
+    return Image.fromarray((COLOURS[labels] + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A folder with data by the names that the documentation gives them."""
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    kinds = {"my_pictures": ("cat", "dog", "fox"), "imagenet/train": ("a", "b", "c"), "imagenet/val": ("a", "b", "c")}
+    for root, classes in kinds.items():
+        for label, name in enumerate(classes):
+            for i in range(5):
+                path = Path(root, name, f"{i}.jpg")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture(draw, np.full((40, 48), label)).save(path)
+    for folder in ("more", "more_photos"):
+        Path(folder).mkdir()
+        picture(draw, np.zeros((64, 80), int)).save(f"{folder}/1.png")
+    for name in ("photo.jpg", "street.jpg"):
+        picture(draw, np.eye(80, 96, dtype=int)).save(name)
+    Path("list.txt").write_text("photo.jpg\nmore/1.png\n")
+    scenes(draw, "my_scenes/images/{}/{}.jpg", "my_scenes/masks/{}/{}.png", ("train", "val"))
+    Path("my_scenes/classes.txt").write_text("sky\nroad\ncar\n")
+    scenes(draw, "camvid/{}/{}.png", "camvid/{}annot/{}.png", ("train", "val"))
+    city = "cityscapes/{kind}/{{}}/ulm/ulm_00000{{}}_000019_{end}.png"
+    target = city.format(kind="gtFine", end="gtFine_labelIds")
+    scenes(draw, city.format(kind="leftImg8bit", end="leftImg8bit"), target, ("train", "val", "test"), 7)
+    for path in Path("cityscapes").rglob("*_labelIds.png"):
+        Image.open(path).save(str(path).replace("labelIds", "instanceIds"))
+    table = ["path,label,split"]
+    for label, name in enumerate(("serve", "smash", "lob", "b", "c", "d", "e")):
+        for i in range(3):
+            frames = [np.asarray(picture(draw, np.full((24, 32), label % 3))) for _ in range(10)]
+            videos.write(Path("my_clips", name, f"{i}.mp4"), frames)
+            table.append(f"{name}/{i}.mp4,{name},{'val' if i == 2 else 'train'}")
+    Path("my_clips/clips.csv").write_text("\n".join(table) + "\n")
+    Path("my_clips/serve/0.mp4").rename("match.mp4")
+    table.pop(1)
+    Path("my_clips/clips.csv").write_text("\n".join(table) + "\n")
+    return tmp_path
+
+
+def scenes(draw, pictures, masks, splits, shift=0):
+    """Pictures of three classes and their masks, the names of whose files take the split and a number."""
+    for split in splits:
+        for i in range(3):
+            labels = np.kron(draw.integers(0, 3, (2, 2)), np.ones((24, 32), int))
+            for path, image in (
+                (Path(pictures.format(split, i)), picture(draw, labels)),
+                (Path(masks.format(split, i)), Image.fromarray((labels + shift).astype(np.uint8))),
+            ):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                image.save(path)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize(
+    "page",
+    [page if page.name == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES],
+    ids=lambda page: page.name,
+)
+def test_the_command_lines_run(page, world, capsys):
+    lines = [line for line in commands(page) if not line.startswith(tuple(EXCLUDED))]
+    if not lines:
+        pytest.skip("no line to run")
+    if any("efficientnet-lite0.pth" in line for line in lines):
+        torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), "efficientnet-lite0.pth")
+    for line in (*PREPARED.get(page.name, ()), *lines):
+        arguments = small(line)
+        code = main(arguments)
+        said = capsys.readouterr()
+        assert code == 0, f"{page.name}: {line}\nas: {arguments}\n{said.out}{said.err}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_the_python_blocks_run(page, world):
+    """Every Python block of a page, in order, in one namespace."""
+    if "checkpoint.pth" in page.read_text():
+        published = json.loads((ROOT / "tests/golden/video_resnet50.json").read_text())
+        torch.save({name: torch.zeros(shape) for name, shape in published["state_dict"]}, "checkpoint.pth")
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-IGNORED = 255
+from glore.data.labels import IGNORED, MOST
 
 
 def confusion(
@@ -56,7 +56,7 @@ def instances(
     Args:
         predicted: classes.
         target: the same, or 255; not used where there is an instance, which tells its class.
-        instance: 0 for none, or else 1000 times (its class + 1) plus its number.
+        instance: 0 for none, or else `MOST` times (its class + 1) plus its number.
         sizes: mean size of the instances of each class, in positions.
         groups: the group of each class, as the index of its first class.
 
@@ -70,7 +70,7 @@ def instances(
     for sample in range(len(predicted)):
         there = instance[sample] > 0
         found, which = instance[sample][there].unique(return_inverse=True)
-        of = found // 1000 - 1  # (instances): the class of each
+        of = found // MOST - 1  # (instances): the class of each
         told = predicted[sample][there]
         size = which.bincount(minlength=len(found)).double()
         right = which[told == of[which]].bincount(minlength=len(found)).double()

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from glore.cli import main
 from glore.data.cityscapes import LABELS
-from glore.metrics import IGNORED
+from glore.data.labels import IGNORED
 from glore.show import report
 from glore.train import compare
 from glore.train import run as runs

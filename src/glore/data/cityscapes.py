@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from glore.data.scenes import IGNORED, Scenes
+from glore.data.labels import IGNORED, INSTANCE, MOST
+from glore.data.scenes import Scenes
 from glore.data.segments import Colour, Segments, folder_of, read_mask
 
 ALL = 34  # labels, those that count for nothing included
-MOST = 1000  # instances of a class in a picture
 
 
 class Label(NamedTuple):
@@ -55,8 +55,8 @@ class Cityscapes(Segments):
     `leftImg8bit/test` by their paths.
 
     Shapes:
-        As `Segments`. In validation and testing, a label is a class plus 256 times the instance to which the pixel
-        belongs: 0 for none, or else 1000 times (its class + 1) plus its number.
+        As `Segments`. In validation and testing, a label tells the instance to which the pixel belongs, too
+        (`glore.data.labels`).
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
@@ -103,4 +103,4 @@ class Cityscapes(Segments):
             )
         classes = self.table[values // MOST]  # of the instance, 0 … where there is none
         instance = np.where((values > MOST) & (classes != IGNORED), (classes + 1) * MOST + values % MOST, 0)
-        return labels + 256 * instance
+        return labels + INSTANCE * instance

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-IGNORED = 255  # the label of pixels that count for nothing
+from glore.data.labels import IGNORED
 
 Pair = tuple[Tensor, Tensor | None]
 

@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from glore.data.broken import BrokenSampleError
 from glore.data.folders import FOLDERS, checked, files_in
+from glore.data.labels import IGNORED
 from glore.data.pictures import SUFFIXES, read_picture
-from glore.data.scenes import IGNORED, Scenes
+from glore.data.scenes import Scenes
 
 Colour = tuple[int, int, int]
 

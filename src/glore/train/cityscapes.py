@@ -9,7 +9,8 @@ from torch import Tensor
 
 from glore import metrics
 from glore.data.cityscapes import LABELS
-from glore.train.segment import INSTANCES, Segment
+from glore.data.labels import INSTANCE
+from glore.train.segment import Segment
 
 K = len(LABELS)
 CATEGORIES = list(dict.fromkeys(label.category for label in LABELS))
@@ -30,9 +31,9 @@ class CityscapesSegment(Segment):
     """
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        predicted, instance = logits.argmax(1), target // INSTANCES
+        predicted, instance = logits.argmax(1), target // INSTANCE
         pixels = super().counts(logits, target).flatten(1).double()  # (b, k²)
-        weighted = metrics.instances(predicted, target % INSTANCES, instance, SIZES, GROUPS)  # (b, 4, k)
+        weighted = metrics.instances(predicted, target % INSTANCE, instance, SIZES, GROUPS)  # (b, 4, k)
         return torch.cat([pixels, weighted.flatten(1).to(pixels.device)], dim=1)  # (b, k² + 4k)
 
     @staticmethod

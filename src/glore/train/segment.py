@@ -11,11 +11,10 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from glore import metrics
+from glore.data.labels import IGNORED, INSTANCE
 from glore.nets import inference
 from glore.train.schedules import Schedule, constant
 from glore.train.task import Task
-
-INSTANCES = 256  # a label is a class, plus this many times the instance to which a position belongs
 
 
 class Segment(Task):
@@ -83,8 +82,8 @@ class Segment(Task):
         if weights is not None and len(weights) != logits.shape[1]:
             raise ValueError(f"class_weights has {len(weights)} numbers, but there are {logits.shape[1]} classes")
         logits = logits.float()  # sums over a batch's positions overflow in half precision
-        losses = F.cross_entropy(logits, target, weights, ignore_index=metrics.IGNORED, reduction="none")  # (b, h, w)
-        kept = target != metrics.IGNORED
+        losses = F.cross_entropy(logits, target, weights, ignore_index=IGNORED, reduction="none")  # (b, h, w)
+        kept = target != IGNORED
         if self.hardest is not None:
             kept &= self._hard(logits, target, kept)
         if weights is None:
@@ -95,7 +94,7 @@ class Segment(Task):
         """Which positions are hard: of a low probability for their class, or among the lowest."""
         assert self.hardest is not None
         with torch.no_grad():
-            losses = F.cross_entropy(logits.float(), target, ignore_index=metrics.IGNORED, reduction="none")
+            losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none")
             sure = (-losses).exp()  # the probability of the true class
             some = round(self.least * int(counted.sum()))
             limit = sure[counted].kthvalue(some).values if some else sure.new_zeros(())
@@ -108,7 +107,7 @@ class Segment(Task):
         return inference.resized(inputs, self.views["scales"][0])
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        return metrics.confusion(logits.argmax(1), target % INSTANCES, logits.shape[1])
+        return metrics.confusion(logits.argmax(1), target % INSTANCE, logits.shape[1])
 
     @staticmethod
     def confusion(counts: Tensor, classes: int) -> Tensor:

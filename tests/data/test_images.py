@@ -8,7 +8,9 @@ import torch
 from PIL import Image
 
 from glore.data import transforms
-from glore.data.images import Cifar, ImageFolder, ImageList, listed
+from glore.data.folders import files_in, listed
+from glore.data.images import Cifar, ImageFolder, ImageList
+from glore.data.pictures import SUFFIXES
 
 SMALL = transforms.Small(8)
 
@@ -100,8 +102,15 @@ def test_of_a_small_class_a_picture_is_held_out(tmp_path):
     make(tmp_path, "b", count=3)
     for split in ("train", "val", "test"):
         assert [label for _, label in ImageFolder(split, root).samples].count(1) == 1
-    make(tmp_path, "c", count=2)
-    with pytest.raises(FileNotFoundError, match=r"c has 2 pictures: too few to train and to hold out for val and test"):
+    make(tmp_path, "c", count=4)
+    with pytest.raises(
+        FileNotFoundError, match=r"c has 4 pictures: too few to train and to hold out 2 each for val and"
+    ):
+        ImageFolder("train", root, held_out=0.4)
+    make(tmp_path, "d", count=2)
+    with pytest.raises(
+        FileNotFoundError, match=r"d has 2 pictures: too few to train and to hold out 1 each for val and"
+    ):
         ImageFolder("train", root)
 
 
@@ -120,6 +129,20 @@ def test_links_are_followed_and_hidden_folders_are_not_seen(tmp_path):
     (tmp_path / "data/a/.ipynb_checkpoints/copy.png").write_text("")
     (tmp_path / "data/a/folder.png").mkdir()
     assert sum(len(ImageFolder(split, root)) for split in ("train", "val", "test")) == 10
+
+
+def test_links_that_lead_back_are_walked_once(tmp_path):
+    root = make(tmp_path / "data", "a", "b", count=5)
+    for place, target in (("a/up", "a"), ("a/other", "b"), ("b/other", "a"), ("b/itself", "b/itself")):
+        (tmp_path / "data" / place).symlink_to(tmp_path / "data" / target)
+    assert len(files_in(tmp_path / "data", {".png"})) == 10
+    assert ImageFolder("train", root).classes == ["a", "b"]
+
+
+def test_a_list_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "list.txt").write_bytes("ü.png".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list\.txt is no UTF-8 text"):
+        listed([tmp_path / "list.txt"], SUFFIXES, "pictures")
 
 
 def test_lists(tmp_path):
@@ -176,17 +199,17 @@ def test_paths_to_predict(tmp_path):
     make(tmp_path, "x", count=2)
     (tmp_path / "list.txt").write_text("x/x-1.png\n\n")
     one = tmp_path / "x/x-0.png"
-    assert listed([one, tmp_path / "x", tmp_path / "list.txt"]) == [
+    assert listed([one, tmp_path / "x", tmp_path / "list.txt"], SUFFIXES, "pictures") == [
         one,
         tmp_path / "x/x-0.png",
         tmp_path / "x/x-1.png",
         tmp_path / "x/x-1.png",
     ]
     with pytest.raises(FileNotFoundError, match=r"absent\.png: no such file or folder"):
-        listed([tmp_path / "absent.png"])
+        listed([tmp_path / "absent.png"], SUFFIXES, "pictures")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty has no pictures"):
-        listed([tmp_path / "empty"])
+        listed([tmp_path / "empty"], SUFFIXES, "pictures")
 
 
 @pytest.mark.parametrize("kind", [transforms.Standard, transforms.Modern, transforms.Small])

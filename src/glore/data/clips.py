@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from glore.data.broken import BrokenSampleError
 from glore.data.decode import SUFFIXES, Video
-from glore.data.folders import FOLDERS, checked, files_in, labelled
+from glore.data.folders import FOLDERS, checked, labelled, read_text
 from glore.data.frames import Frames
 
 
@@ -379,27 +379,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def listed(paths: Sequence[Path]) -> list[Path]:
-    """The videos that paths name: files, and all in folders.
-
-    Raises:
-        FileNotFoundError: there is no such path, or no video in a folder.
-    """
-    found: list[Path] = []
-    for path in paths:
-        videos = files_in(path, SUFFIXES) if path.is_dir() else [path]
-        if not videos:
-            raise FileNotFoundError(f"{path} has no videos ({', '.join(sorted(SUFFIXES))})")
-        if not path.exists():
-            raise FileNotFoundError(f"{path}: no such file or folder")
-        found += videos
-    return found
-
-
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: unpack the official lists there")
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def _all(samples: Sequence[tuple[Path, int]]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 FOLDERS = {
@@ -51,24 +51,24 @@ def labelled(
     for label, name in enumerate(classes):
         paths = files_in(folder / name, suffixes)
         if folder == training:
-            if len(paths) <= len(cut):
+            each = max(1, round(held_out * len(paths)))
+            if len(paths) <= each * len(cut):
                 raise FileNotFoundError(
-                    f"{folder / name} has {len(paths)} {what}: too few to train and to hold out for "
-                    f"{' and '.join(cut)}; add some, or give {' and '.join(cut)} folders of their own"
+                    f"{folder / name} has {len(paths)} {what}: too few to train and to hold out {each} each for "
+                    f"{' and '.join(cut)}; add some, lower held_out, or give {' and '.join(cut)} folders of their own"
                     if cut
                     else f"{folder / name} has no {what} ({kinds})"
                 )
-            paths = _part(paths, split, cut, held_out)
+            paths = _part(paths, split, cut, each)
         samples += [(path, label) for path in paths]
     if not samples:
         raise FileNotFoundError(f"root={root!r}: no {what} for {split} in {folder} ({kinds})")
     return samples, classes
 
 
-def _part(paths: list[Path], split: str, cut: list[str], share: float) -> list[Path]:
-    """What a split has of a class's training files, of which each split in `cut` gets a share."""
+def _part(paths: list[Path], split: str, cut: list[str], each: int) -> list[Path]:
+    """What a split has of a class's training files, of which each split in `cut` gets so many."""
     drawn = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
-    each = max(1, round(share * len(paths)))
     if split == "train":
         return sorted(drawn[each * len(cut) :])
     start = each * cut.index(split)
@@ -85,12 +85,47 @@ def checked(split: str, root: str) -> Path:
 
 
 def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """All files of these suffixes in a folder and the folders in it, in order, but for hidden ones."""
-    found = []
+    """All files of these suffixes in a folder and the folders in it, in order, but for hidden ones.
+
+    A folder to which links lead, from beside it or from within, is walked once.
+    """
+    found, walked = [], {folder.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
+        folders[:] = [name for place, name in places.items() if place not in walked]
+        walked |= places.keys()
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(path for path in found if path.suffix.lower() in suffixes)
+
+
+def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> list[Path]:
+    """The files that paths name: files, all in folders, and those in text files, a path a line from the text file.
+
+    Raises:
+        FileNotFoundError: there is no such path, or no file of these suffixes in a folder.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            files = files_in(path, suffixes)
+            if not files:
+                raise FileNotFoundError(f"{path} has no {what} ({', '.join(sorted(suffixes))})")
+            found += files
+        elif not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+        elif path.suffix == ".txt":
+            found += [path.parent / line.strip() for line in read_text(path).splitlines() if line.strip()]
+        else:
+            found.append(path)
+    return found
+
+
+def read_text(path: Path) -> str:
+    """What a text file says; the error of one that is no UTF-8 names it."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
 
 
 def _subfolders(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from glore.data.folders import FOLDERS, checked, files_in, labelled
+from glore.data.folders import FOLDERS, checked, labelled, read_text
 from glore.data.pictures import SUFFIXES, read_picture
 from glore.data.transforms import Preset, Small, Standard
 
@@ -153,7 +153,7 @@ def _lines(path: Path) -> list[tuple[int, str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"lists: {path} is missing")
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             parts = line.rsplit(maxsplit=1)
             if len(parts) != 2:
@@ -208,26 +208,3 @@ class Cifar(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         picture, label = self.pictures[self.indices[index]]
         return self.transform(picture), label
-
-
-def listed(paths: Sequence[Path]) -> list[Path]:
-    """The pictures that paths name: files, all in folders, and those in text files, a path a line from the text file.
-
-    Raises:
-        FileNotFoundError: there is no such path, or no picture in a folder.
-    """
-    found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            pictures = files_in(path, SUFFIXES)
-            if not pictures:
-                raise FileNotFoundError(f"{path} has no pictures ({', '.join(sorted(SUFFIXES))})")
-            found += pictures
-        elif not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file or folder")
-        elif path.suffix == ".txt":
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            found += [path.parent / line.strip() for line in lines if line.strip()]
-        else:
-            found.append(path)
-    return found

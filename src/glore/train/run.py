@@ -177,7 +177,8 @@ class Run:
         self.data.splits["test"] = self._pictures(paths, weights)
 
     def _pictures(self, paths: Sequence[Path], weights: str | Path) -> Any:
-        from glore.data import clips, images, segments  # need torchvision
+        """Pictures by path, as the run's own dataset takes them in testing."""
+        from glore.data import clips, decode, folders, images, pictures, segments  # need torchvision
 
         own = self.recipe.dataset_class
         arguments = self.recipe.resolved["data"]["dataset"].get("init_args", {})
@@ -188,8 +189,8 @@ class Run:
         kind = own if isinstance(own, type) else object
         if issubclass(kind, clips.Clips):
             timing = {name: arguments[name] for name in ("frames", "stride_frames")}
-            return clips.Moments(clips.listed(paths), classes, **timing, preset=preset)
-        samples = [(path, None) for path in images.listed(paths)]
+            return clips.Moments(folders.listed(paths, decode.SUFFIXES, "videos"), classes, **timing, preset=preset)
+        samples = [(path, None) for path in folders.listed(paths, pictures.SUFFIXES, "pictures")]
         if issubclass(kind, segments.Segments):
             return segments.Segments(samples, classes, preset, palette=kind.PALETTE, ids=kind.IDS)
         return images.Pictures(samples, classes, preset)

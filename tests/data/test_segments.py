@@ -1,5 +1,8 @@
 """Folders of pictures and masks: what is read, what is drawn at random, and what is named when it is wrong."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,7 @@ from glore.data.broken import BrokenSampleError
 from glore.data.scenes import Scenes
 from glore.data.segments import CamVid, SegmentFolder, Segments, read_classes, read_mask
 
-CLASSES = "road\ntraffic light 250 170 30\ncar, 0, 0, 142\n"
+CLASSES = "road\ntraffic light\ncar\n"
 
 
 def write(path, values, mode=None):
@@ -37,7 +40,7 @@ def root(tmp_path):
 def test_a_folder(root):
     data = SegmentFolder("val", str(root))
     assert data.classes == ["road", "traffic light", "car"]
-    assert data.palette is None  # not every class has a colour
+    assert data.palette is None
     picture, labels = data[0]
     assert (picture.shape, picture.dtype, labels.shape, labels.dtype) == (
         (3, 24, 30),
@@ -59,8 +62,33 @@ def test_other_folders_and_ignored_values(root):
 
 
 def test_colours_of_all_classes_are_a_palette(tmp_path):
-    (tmp_path / "classes.txt").write_text("a 1 2 3\n\nb c,4,5,6\n")
-    assert read_classes(tmp_path / "classes.txt") == (["a", "b c"], [(1, 2, 3), (4, 5, 6)])
+    (tmp_path / "classes.txt").write_text("# of the town\na 1 2 3\n\nb 2 c,4,5,6\n7\t7, 8; 9\n", encoding="utf-8-sig")
+    assert read_classes(tmp_path / "classes.txt") == (["a", "b 2 c", "7"], [(1, 2, 3), (4, 5, 6), (7, 8, 9)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "names 0 classes"),
+        ("road\nroad\n", "names 2 classes, but must have 1 to 255 of different names"),
+        ("# town\nroad 1 2 300\n", r"line 2: 'road 1 2 300' is not a name, or a name and three numbers of 0 … 255"),
+        ("road 128 64 128 255\n", "line 1: 'road 128 64 128 255' is not a name, or a name and three numbers"),
+        ("road 128 64\n", "line 1: 'road 128 64' is not a name, or .*: quote a name that ends in a number"),
+        ("a 1 2 3\nb\n", "line 2: give all classes a colour, or none"),
+        ("a\nb 1 2 3\n", "line 2: give all classes a colour, or none"),
+        ("straße".encode("latin-1"), "is no UTF-8 text"),
+    ],
+)
+def test_a_class_file_that_cannot_be_meant_is_named(tmp_path, text, message):
+    path = tmp_path / "classes.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=rf"classes\.txt,? {message}"):
+        read_classes(path)
+
+
+def test_a_quoted_class_name_may_end_in_a_number(tmp_path):
+    (tmp_path / "classes.txt").write_text('"zone 2" 1 2 3\n"zone 3" 4 5 6\n')
+    assert read_classes(tmp_path / "classes.txt") == (["zone 2", "zone 3"], [(1, 2, 3), (4, 5, 6)])
 
 
 def test_camvid(tmp_path):
@@ -116,6 +144,56 @@ def test_masks_of_any_whole_number(tmp_path, mode):
     assert np.array_equal(read_mask(tmp_path / "mask.png"), values)
 
 
+def png(path, values, *, bits, kind):
+    """Write a PNG of 2 or 4 bits a pixel, greyscale (kind 0) or with a palette (3); Pillow writes the latter alone."""
+    packed = np.packbits(
+        np.unpackbits(values.astype(np.uint8)[..., None], axis=-1)[..., -bits:].reshape(len(values), -1), 1
+    )
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), *([(b"PLTE", bytes(range(48)))] if kind == 3 else [])]
+    parts += [(b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in packed))), (b"IEND", b"")]
+    chunks = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("kind", [0, 3])
+def test_masks_of_few_bits_keep_their_values(tmp_path, bits, kind):
+    values = np.arange(32).reshape(4, 8) % 2**bits
+    png(tmp_path / "mask.png", values, bits=bits, kind=kind)
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), values)
+
+
+def turned(path, size, orientation):
+    """A picture whose tag says how it has to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size).save(path, exif=exif)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_mask_is_of_the_picture_upright(tmp_path, suffix):
+    picture, mask = tmp_path / f"a.{suffix}", tmp_path / "mask.png"
+    data = Segments([(picture, mask)], ["a", "b"])
+    turned(picture, (30, 20), 6)
+    write(mask, np.zeros((30, 20), np.uint8))  # of height 30, as the picture is seen
+    assert data[0][0].shape == (3, 30, 20)
+    write(mask, np.zeros((20, 30), np.uint8))
+    with pytest.raises(ValueError, match=rf"mask\.png is 30×20 pixels, but .*a\.{suffix} 20×30, turned upright"):
+        data[0]
+    for size, orientation in (((30, 20), 3), ((30, 20), 2), ((20, 20), 6)):
+        turned(picture, size, orientation)
+        write(mask, np.zeros(size[::-1], np.uint8))
+        with pytest.raises(
+            ValueError, match=rf"a\.{suffix} has an EXIF orientation of {orientation}, and .* cannot tell"
+        ):
+            data[0]
+    assert Segments([(picture, None)], ["a"])[0][0].shape == (3, 20, 20)
+
+
 def test_what_is_wrong_with_a_mask_is_named(root):
     mask = root / "masks/val/town/0.png"
     data = SegmentFolder("val", str(root))
@@ -148,11 +226,6 @@ def test_what_is_wrong_with_the_folders_is_named(root):
         SegmentFolder("train", str(root / "nowhere"))
     with pytest.raises(ValueError, match="split='dev' must be one of"):
         SegmentFolder("dev", str(root))
-    for name, text in (("empty", ""), ("twice", "road\nroad\n"), ("colour", "road 1 2 300\n")):
-        (root / "classes.txt").write_text(text)
-        with pytest.raises(ValueError, match=r"classes\.txt (names|has a colour)"):
-            SegmentFolder("train", str(root))
-        assert name
     (root / "classes.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"classes\.txt is missing: a text file with a class a line"):
         SegmentFolder("train", str(root))
@@ -181,3 +254,24 @@ def test_pictures_without_masks(root):
     assert picture.shape == (3, 24, 30)
     assert labels is None
     assert data.blank().shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("ignored", [(-1,), (2**16,)])
+def test_ignored_values_are_those_that_a_mask_can_have(root, ignored):
+    with pytest.raises(ValueError, match=rf"ignored has {ignored[0]}, but the values of a mask are 0 … 65535"):
+        SegmentFolder("train", str(root), ignored=ignored)
+
+
+def test_a_pattern_of_folders_is_taken_as_it_is_written(root):
+    with pytest.raises(FileNotFoundError, match=r"has no folder pics/\{other\} with pictures"):
+        SegmentFolder("train", str(root), images="pics/{other}")
+    (root / "images").rename(root / "{}")
+    assert len(SegmentFolder("train", str(root), images="{}/{split}")) == 5
+
+
+def test_two_pictures_of_one_mask_are_named(root):
+    write(root / "images/val/town/0.png", np.zeros((24, 30, 3), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"town/0\.jpg and .*town/0\.png have one mask, .*masks/val/town/0\.png: rename"
+    ):
+        SegmentFolder("val", str(root))

@@ -24,7 +24,12 @@ SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 
 
 def read_picture(path: Path | str, least: int = 0) -> Image.Image:
-    """Read a picture as RGB, turned upright as its EXIF tag says.
+    """Read a picture as RGB, upright; see `read_upright`."""
+    return read_upright(path, least)[0]
+
+
+def read_upright(path: Path | str, least: int = 0) -> tuple[Image.Image, int]:
+    """Read a picture as RGB, turned upright as its EXIF tag says, and the tag: 1 … 8, where 1 is upright already.
 
     Sixteen and more bits and floats are brought to eight by their range, greyscale and CMYK are converted, and what is
     transparent is laid on white. Of an animation the first frame is taken.
@@ -44,8 +49,10 @@ def read_picture(path: Path | str, least: int = 0) -> Image.Image:
             with Image.open(path) as image:
                 if least:
                     image.draft("RGB", (least, least))
-                turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
-                return _rgb(image if turn is None else image.transpose(turn))
+                orientation = image.getexif().get(ORIENTATION, 1)
+                if orientation not in TURNS:
+                    return _rgb(image), 1
+                return _rgb(image.transpose(TURNS[orientation])), orientation
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error … for broken files
         raise BrokenSampleError(f"{path} cannot be read as a picture ({error or type(error).__name__})") from error
 

@@ -13,12 +13,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from glore.data.broken import BrokenSampleError
-from glore.data.folders import FOLDERS, checked, files_in
+from glore.data.folders import FOLDERS, checked, files_in, read_text
 from glore.data.labels import IGNORED
-from glore.data.pictures import SUFFIXES, read_picture
+from glore.data.pictures import SUFFIXES, read_upright
 from glore.data.scenes import Scenes
 
 Colour = tuple[int, int, int]
+
+VALUES = 2**16  # that a mask may have
+FEW = {"L;2": 255 // 3, "L;4": 255 // 15}  # greyscale of few bits → by what Pillow multiplies it
+LINE = re.compile(r'(?:"([^"]+)"|(.+?))((?:[\s,;]+\d+)*)')  # of a class file: a name, quoted or plain, and numbers
 
 
 class Segments(Dataset[tuple[Tensor, Tensor | None]]):
@@ -27,6 +31,9 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
     Shapes:
         An item is what the preset makes of a picture, `(3, h, w)` float32, and its labels `(h, w)`, int64, where 255
         counts for nothing.
+
+    A picture is turned upright as its EXIF tag says, and its mask has to be drawn over the picture upright. Where the
+    mask's size does not show that, for a picture that is turned by half, mirrored or square, the two are refused.
 
     Args:
         samples: path of each picture and of its mask; None where there is no mask.
@@ -39,8 +46,8 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
 
     Raises:
         BrokenSampleError: a file cannot be read; raised when its item is asked for.
-        ValueError: a mask has colours instead of classes, another size than its picture, or a value that is no class;
-            likewise.
+        ValueError: a mask has colours instead of classes, another size than its picture, or a value that is no class,
+            or which way up it is cannot be told; likewise.
     """
 
     default_preset: ClassVar[type[Scenes]] = Scenes
@@ -63,7 +70,7 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
         self.transform = preset(training)
         table = {**{k: k for k in range(len(classes))}, IGNORED: IGNORED} if table is None else table
         self.values = sorted(table)
-        self.table = np.full(2**16, -1)
+        self.table = np.full(VALUES, -1)
         self.table[self.values] = [table[value] for value in self.values]
 
     def __len__(self) -> int:
@@ -71,14 +78,19 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
         path, mask = self.samples[index]
-        picture = read_picture(path)
+        picture, orientation = read_upright(path)
         if mask is None:
             return self.transform(picture, None)
         labels = self.labels(mask)
         if labels.shape != (picture.height, picture.width):
             raise ValueError(
-                f"{mask} is {labels.shape[1]}×{labels.shape[0]} pixels, but {path} {picture.width}×{picture.height}: a "
-                "mask has a value for each pixel of its picture"
+                f"{mask} is {labels.shape[1]}×{labels.shape[0]} pixels, but {path} {picture.width}×{picture.height}"
+                f"{', turned upright' if orientation > 1 else ''}: a mask has a value for each pixel of its picture"
+            )
+        if 1 < orientation < 5 or (orientation > 4 and picture.height == picture.width):  # of one size either way
+            raise ValueError(
+                f"{path} has an EXIF orientation of {orientation}, and the size of {mask} cannot tell whether it was "
+                "drawn over the picture upright: save the picture upright if so, or else without the tag"
             )
         return self.transform(picture, labels)
 
@@ -113,14 +125,15 @@ class SegmentFolder(Segments):
         root: the folder.
         images: folder of the pictures, from `root`.
         masks: folder of the masks, from `root`.
-        classes: file with the classes, from `root`: a line each, its name and, if you like, a colour as three numbers
-            of 0 … 255. The first line is value 0 of the masks.
+        classes: file with the classes, from `root`: a line each, of which the first is value 0 of the masks. A line is
+            a name, or for all classes a name and a colour, three numbers of 0 … 255. A name may be in double quotes,
+            which one that ends in a number has to be. Empty lines and those that begin with # say nothing.
         ignored: further values of the masks that count for nothing, besides 255.
         preset: makes the transforms; `Scenes()` by default.
 
     Raises:
         FileNotFoundError: a folder or file is not there, a folder is empty, or a picture has no mask.
-        ValueError: an argument is out of range, or a line of the class file says nothing.
+        ValueError: an argument is out of range, a line of the class file cannot be read, or two pictures have one mask.
     """
 
     def __init__(
@@ -135,8 +148,10 @@ class SegmentFolder(Segments):
     ) -> None:
         folder, taken = folder_of(split, root, images)
         names, palette = read_classes(Path(root) / classes)
+        if strange := [value for value in ignored if not 0 <= value < VALUES]:
+            raise ValueError(f"ignored has {strange[0]}, but the values of a mask are 0 … {VALUES - 1}")
         table = {**{k: k for k in range(len(names))}, **dict.fromkeys((*ignored, IGNORED), IGNORED)}
-        samples = pairs(folder, Path(root, masks.format(split=taken)))
+        samples = pairs(folder, Path(root, masks.replace("{split}", taken)))
         super().__init__(samples, names, preset, split == "train", table, palette)
 
 
@@ -187,8 +202,8 @@ def read_mask(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            image.load()
-            mode, values = image.mode, np.asarray(image)
+            factor = FEW.get(str(image.tile[0][3]), 1) if image.format == "PNG" else 1
+            mode, values = image.mode, np.asarray(image) // factor
     except Exception as error:  # Pillow raises many kinds for broken files
         raise BrokenSampleError(f"{path} cannot be read as a mask ({error or type(error).__name__})") from error
     if values.ndim != 2 or values.dtype.kind not in "bui":
@@ -196,36 +211,47 @@ def read_mask(path: Path) -> np.ndarray:
             f"{path} is a picture of mode {mode}, but a mask has one whole number a pixel: save its classes as a "
             "greyscale or palette PNG"
         )
-    return values.astype(np.int32).clip(0, 2**16 - 1)
+    return values.astype(np.int32).clip(0, VALUES - 1)
 
 
 def read_classes(path: Path) -> tuple[list[str], list[Colour] | None]:
-    """The names in a class file, and their colours if each has one."""
+    """The names in a class file, and their colours if they have any; see `SegmentFolder`."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} is missing: a text file with a class a line, the first of value 0 in the masks"
         )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    found = [re.fullmatch(r"(.+?)(?:[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+))?", line) for line in lines]
-    names = [match[1] for match in found if match]
-    colours = [tuple(int(match[i]) for i in (2, 3, 4)) for match in found if match and match[2]]
+    names: list[str] = []
+    colours: list[Colour] = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        quoted, plain, end = LINE.fullmatch(line).groups()  # type: ignore[union-attr]  # which any line matches
+        colour = tuple(map(int, re.findall(r"\d+", end)))
+        if len(colour) not in (0, 3) or max(colour, default=0) > 255:
+            raise ValueError(
+                f"{path}, line {number}: {line!r} is not a name, or a name and three numbers of 0 … 255: quote a name "
+                "that ends in a number"
+            )
+        names.append(quoted or plain)
+        colours += [colour] if colour else []  # type: ignore[list-item]  # of three
+        if len(colours) not in (0, len(names)):
+            raise ValueError(f"{path}, line {number}: give all classes a colour, or none")
     if not 0 < len(names) <= IGNORED or len(set(names)) < len(names):
         raise ValueError(
             f"{path} names {len(names)} classes, but must have 1 to {IGNORED} of different names, a line each"
         )
-    if any(max(colour) > 255 for colour in colours):
-        raise ValueError(f"{path} has a colour above 255: a line is a name, or a name and three numbers of 0 … 255")
-    return names, colours if len(colours) == len(names) else None  # type: ignore[return-value]
+    return names, colours or None
 
 
 def folder_of(split: str, root: str, pattern: str) -> tuple[Path, str]:
     """The folder of a split's pictures, and the split that it is of: `val` for a test split that has none."""
     base = checked(split, root)
     for name in FOLDERS[split]:
-        folder = base / pattern.format(split=name)
+        folder = base / pattern.replace("{split}", name)
         if folder.is_dir():
             return folder, name
-    raise FileNotFoundError(f"root={root!r} has no folder {pattern.format(split=FOLDERS[split][0])} with pictures")
+    raise FileNotFoundError(f"root={root!r} has no folder {pattern.replace('{split}', split)} with pictures")
 
 
 def pairs(pictures: Path, masks: Path) -> list[tuple[Path, Path]]:
@@ -234,6 +260,10 @@ def pairs(pictures: Path, masks: Path) -> list[tuple[Path, Path]]:
     if not found:
         raise FileNotFoundError(f"{pictures} has no pictures ({', '.join(sorted(SUFFIXES))})")
     samples = [(path, (masks / path.relative_to(pictures)).with_suffix(".png")) for path in found]
+    first: dict[Path, Path] = {}
+    for path, mask in samples:
+        if first.setdefault(mask, path) != path:
+            raise ValueError(f"{first[mask]} and {path} have one mask, {mask}: rename one of them and give it its own")
     missing = [(path, mask) for path, mask in samples if not mask.is_file()]
     if missing:
         path, mask = missing[0]

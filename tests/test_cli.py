@@ -74,6 +74,7 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
             ["fit", "--config", "digits", "--model.optimizer", "torch.optim.Adm"],
             "torch.optim has no Adm; did you mean Adam",
         ),
+        (["scan", "--config", "digits"], "OddDigits does not tell which files its items are read from"),
         (["fit", "--config", "digits", "--data.dataset", "my_data.Mine"], "No module named 'my_data'"),
     ],
 )

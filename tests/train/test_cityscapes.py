@@ -139,6 +139,13 @@ def test_training_takes_classes_without_instances(tmp_path):
     assert set(labels.unique().tolist()) <= {13, 255}
 
 
+def test_an_item_is_read_from_its_instances_too(tmp_path):
+    mask = made(tmp_path, 0, np.full((2, 2), 7), np.full((2, 2), 7))
+    picture = tmp_path / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png"
+    instances = mask.with_name("ulm_000000_000019_gtFine_instanceIds.png")
+    assert Cityscapes("val", str(tmp_path)).files(0) == [picture, mask, instances]
+
+
 def test_missing_labels_and_strange_ids_are_named(tmp_path):
     path = made(tmp_path, 7, np.full((4, 6), 40), CAR)
     with pytest.raises(ValueError, match=r"ulm_000007_000019_gtFine_labelIds\.png has a pixel of value 40"):

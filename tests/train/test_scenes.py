@@ -93,6 +93,34 @@ def test_from_a_folder_to_masks(root, tmp_path, capsys):
     assert not (out / "predictions/submission").exists()
 
 
+def test_colours_are_kept_with_the_run(root, tmp_path):
+    out = tmp_path / "run"
+    assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(out)]) == 0
+    picture = tmp_path / "new.png"
+    write(picture, scene(np.random.default_rng(7))[0])
+    (root / "classes.txt").unlink()
+    assert main(["predict", str(picture), "--out", str(out)]) == 0
+    with Image.open(out / "predictions/new.png") as mask:
+        assert mask.getpalette()[:9] == COLOURS.flatten().tolist()
+
+
+def test_a_scan_reads_again_what_changed_beside_a_picture(root, tmp_path, capsys):
+    arguments = ["scan", *flags(root), "--out", str(tmp_path / "scan")]
+    assert main(arguments) == 0
+    mask = root / "masks/train/3.png"
+    before = mask.stat().st_size
+    with Image.open(mask) as image:
+        values = np.asarray(image)
+    for wrong in (np.zeros((40, 56, 3)), np.where(values == 0, 7, values)):  # of another size in bytes, and of the same
+        write(mask, wrong)
+        capsys.readouterr()
+        assert main(arguments) == 1
+        assert "20 files, of which 1 cannot be used" in capsys.readouterr().out
+        write(mask, values)
+        assert main(arguments) == 0
+    assert mask.stat().st_size == before
+
+
 class Crash(Callback):
     def on_train_batch_start(self, trainer, task, batch, index):
         if trainer.global_step == 9:

@@ -90,11 +90,15 @@ class Cityscapes(Segments):
         super().__init__(samples, [label.name for label in LABELS], preset, split == "train", table)
         self.instances = split != "train"
 
+    def files(self, index: int) -> list[Path]:
+        picture, mask = super().files(index)
+        return [picture, mask, _instances(mask)] if self.instances else [picture, mask]
+
     def labels(self, mask: Path) -> np.ndarray:
         labels = super().labels(mask)
         if not self.instances:
             return labels
-        values = read_mask(mask.with_name(mask.name.replace("labelIds", "instanceIds")))
+        values = read_mask(_instances(mask))
         if values.shape != labels.shape:
             raise ValueError(f"{mask} and its instanceIds differ in size: {labels.shape} and {values.shape}")
         if values.max(initial=0) >= ALL * MOST:
@@ -104,3 +108,8 @@ class Cityscapes(Segments):
         classes = self.table[values // MOST]  # of the instance, 0 … where there is none
         instance = np.where((values > MOST) & (classes != IGNORED), (classes + 1) * MOST + values % MOST, 0)
         return labels + INSTANCE * instance
+
+
+def _instances(mask: Path) -> Path:
+    """The mask of instances that belongs to one of labels."""
+    return mask.with_name(mask.name.replace("labelIds", "instanceIds"))

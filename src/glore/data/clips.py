@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from glore.data.broken import BrokenSampleError
 from glore.data.decode import SUFFIXES, Video
-from glore.data.folders import FOLDERS, checked, labelled, read_text
+from glore.data.folders import FOLDERS, checked, labelled, listed, read_text
 from glore.data.frames import Frames
+from glore.data.samples import Samples
 
 
-class Clips(Dataset[tuple[Tensor, int | None]]):
+class Clips(Samples):
     """Clips of video files, and the files' classes.
 
     Shapes:
@@ -54,13 +54,22 @@ class Clips(Dataset[tuple[Tensor, int | None]]):
         for name, value in {"frames": frames, "stride_frames": stride_frames, "clips": clips}.items():
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        self.samples, self.classes = list(samples), list(classes)
+        super().__init__(samples, classes)
         self.frames, self.stride_frames, self.clips = frames, stride_frames, clips
         self.preset, self.training = preset or self.default_preset(), training
         self.views = 1 if training else clips * self.preset.crops
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    @classmethod
+    def for_paths(
+        cls,
+        paths: Sequence[Path],
+        classes: Sequence[str],
+        arguments: Mapping[str, Any],
+        palette: Sequence[Sequence[int]] | None = None,
+    ) -> Moments:
+        timing = {name: arguments[name] for name in ("frames", "stride_frames") if name in arguments}
+        preset = arguments.get("preset") or cls.default_preset()
+        return Moments(listed(paths, SUFFIXES, "videos"), classes, **timing, preset=preset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
         path, label = self.samples[index]
@@ -89,10 +98,6 @@ class Clips(Dataset[tuple[Tensor, int | None]]):
 
     def _numbers(self, begin: int, count: int) -> list[int]:
         return [(begin + i * self.stride_frames) % count for i in range(self.frames)]
-
-    def name(self, index: int) -> str:
-        """The path of an item, for messages and tables."""
-        return str(self.samples[index][0])
 
     def check(self, index: int) -> None:
         """Read all frames of an item's file; raises what reading it raises."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from glore.data.folders import FOLDERS, checked, labelled, read_text
+from glore.data.folders import FOLDERS, checked, labelled, listed, read_text
 from glore.data.pictures import SUFFIXES, read_picture
+from glore.data.samples import Samples
 from glore.data.transforms import Preset, Small, Standard
 
 
-class Pictures(Dataset[tuple[Tensor, int | None]]):
+class Pictures(Samples):
     """Files of pictures and their classes.
 
     Shapes:
@@ -42,19 +43,23 @@ class Pictures(Dataset[tuple[Tensor, int | None]]):
         training: bool = False,
     ) -> None:
         preset = preset or self.default_preset()
-        self.samples, self.classes = list(samples), list(classes)
+        super().__init__(samples, classes)
         self.transform, self.needs, self.views = preset(training), preset.needs, 1 if training else preset.views
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    @classmethod
+    def for_paths(
+        cls,
+        paths: Sequence[Path],
+        classes: Sequence[str],
+        arguments: Mapping[str, Any],
+        palette: Sequence[Sequence[int]] | None = None,
+    ) -> Pictures:
+        samples = [(path, None) for path in listed(paths, SUFFIXES, "pictures")]
+        return Pictures(samples, classes, arguments.get("preset") or cls.default_preset())
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
         path, label = self.samples[index]
         return self.transform(read_picture(path, self.needs)), label
-
-    def name(self, index: int) -> str:
-        """The path of an item, for messages and tables."""
-        return str(self.samples[index][0])
 
     def blank(self) -> Tensor:
         """What stands for a picture that cannot be read, where no other one may."""

@@ -5,27 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from glore.data.broken import BrokenSampleError
-from glore.data.folders import FOLDERS, checked, files_in, read_text
+from glore.data.folders import FOLDERS, checked, files_in, listed, read_text
 from glore.data.labels import IGNORED
 from glore.data.pictures import SUFFIXES, read_upright
+from glore.data.samples import Samples
 from glore.data.scenes import Scenes
 
-Colour = tuple[int, int, int]
+Colour = Sequence[int]  # red, green and blue, 0 … 255
 
 VALUES = 2**16  # that a mask may have
 FEW = {"L;2": 255 // 3, "L;4": 255 // 15}  # greyscale of few bits → by what Pillow multiplies it
 LINE = re.compile(r'(?:"([^"]+)"|(.+?))((?:[\s,;]+\d+)*)')  # of a class file: a name, quoted or plain, and numbers
 
 
-class Segments(Dataset[tuple[Tensor, Tensor | None]]):
+class Segments(Samples):
     """Files of pictures and of masks, whose values are classes.
 
     Shapes:
@@ -64,17 +64,25 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
         palette: Sequence[Colour] | None = None,
         ids: Sequence[int] | None = None,
     ) -> None:
-        preset = preset or self.default_preset()
-        self.samples, self.classes, self.palette = list(samples), list(classes), palette or self.PALETTE
-        self.ids = ids or self.IDS
-        self.transform = preset(training)
+        super().__init__(samples, classes)
+        self.palette, self.ids = palette or self.PALETTE, ids or self.IDS
+        self.transform = (preset or self.default_preset())(training)
         table = {**{k: k for k in range(len(classes))}, IGNORED: IGNORED} if table is None else table
         self.values = sorted(table)
         self.table = np.full(VALUES, -1)
         self.table[self.values] = [table[value] for value in self.values]
 
-    def __len__(self) -> int:
-        return len(self.samples)
+    @classmethod
+    def for_paths(
+        cls,
+        paths: Sequence[Path],
+        classes: Sequence[str],
+        arguments: Mapping[str, Any],
+        palette: Sequence[Colour] | None = None,
+    ) -> Segments:
+        samples = [(path, None) for path in listed(paths, SUFFIXES, "pictures")]
+        preset = arguments.get("preset") or cls.default_preset()
+        return Segments(samples, classes, preset, palette=palette or cls.PALETTE, ids=cls.IDS)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
         path, mask = self.samples[index]
@@ -104,10 +112,6 @@ class Segments(Dataset[tuple[Tensor, Tensor | None]]):
                 f"{', '.join(map(str, self.values))}"
             )
         return labels
-
-    def name(self, index: int) -> str:
-        """The path of an item, for messages and tables."""
-        return str(self.samples[index][0])
 
     def blank(self) -> Tensor:
         """What stands for a picture that cannot be read, where no other one may."""
@@ -234,7 +238,7 @@ def read_classes(path: Path) -> tuple[list[str], list[Colour] | None]:
                 "that ends in a number"
             )
         names.append(quoted or plain)
-        colours += [colour] if colour else []  # type: ignore[list-item]  # of three
+        colours += [colour] if colour else []
         if len(colours) not in (0, len(names)):
             raise ValueError(f"{path}, line {number}: give all classes a colour, or none")
     if not 0 < len(names) <= IGNORED or len(set(names)) < len(names):

@@ -6,6 +6,7 @@ last.safetensors, last.json      weights after the last completed epoch, and how
 best.safetensors, best.json      the same of the epoch with the best score on the validation split
 curves.csv                       a row an epoch
 classes.txt                      the names of the classes, a line each
+colours.txt                      their colours, if the data have some: red, green, blue
 broken.csv                       samples of train and val that could not be read, if there are any
 """
 
@@ -29,7 +30,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from glore import measure
 from glore.weights import files
 
-RESUME, CLASSES = "resume.ckpt", "classes.txt"
+RESUME, CLASSES, COLOURS = "resume.ckpt", "classes.txt", "colours.txt"
 
 
 class WholeFiles(CheckpointIO):
@@ -96,8 +97,13 @@ class Keep(Checkpoint):
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         trainer.should_stop |= self.stopped
         if trainer.is_global_zero:
-            with files.replacing(self.folder / CLASSES) as draft:
-                draft.write_text("\n".join(trainer.datamodule.split("train").classes) + "\n")  # type: ignore[attr-defined]
+            dataset = trainer.datamodule.split("train")  # type: ignore[attr-defined]
+            colours = [" ".join(map(str, colour)) for colour in getattr(dataset, "palette", None) or ()]
+            (self.folder / COLOURS).unlink(missing_ok=True)  # of what never came to an epoch
+            for name, lines in ((CLASSES, dataset.classes), (COLOURS, colours)):
+                if lines:
+                    with files.replacing(self.folder / name) as draft:
+                        draft.write_text("".join(f"{line}\n" for line in lines))
 
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.validated = False

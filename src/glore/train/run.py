@@ -22,7 +22,7 @@ from glore import measure
 from glore.train.agree import differences
 from glore.train.blame import RecipeError
 from glore.train.data import Data
-from glore.train.folder import CLASSES, RESUME, Keep, locked
+from glore.train.folder import CLASSES, COLOURS, RESUME, Keep, locked
 from glore.train.predict import Write
 from glore.train.progress import Progress
 from glore.train.recipe import Recipe
@@ -116,7 +116,7 @@ class Run:
             ValueError: they are damaged, or of another network.
         """
         self.load(weights)
-        trained, tested = self._trained_classes(weights), list(map(str, self.data.split(split).classes))
+        trained, tested = self._kept(CLASSES, weights), list(map(str, self.data.split(split).classes))
         if trained and trained != tested:
             one, other = next(((a, b) for a, b in zip(trained, tested, strict=False) if a != b), ("", ""))
             raise ValueError(
@@ -177,28 +177,21 @@ class Run:
         self.data.splits["test"] = self._pictures(paths, weights)
 
     def _pictures(self, paths: Sequence[Path], weights: str | Path) -> Any:
-        """Pictures by path, as the run's own dataset takes them in testing."""
-        from glore.data import clips, decode, folders, images, pictures, segments  # need torchvision
+        """Pictures or videos by path, as the run's own dataset takes its own in testing."""
+        from glore.data.images import Pictures  # needs torchvision
 
         own = self.recipe.dataset_class
-        arguments = self.recipe.resolved["data"]["dataset"].get("init_args", {})
-        given = arguments.get("preset")
-        preset: Any = given and files.construct(given, trust=True)
+        arguments = dict(self.recipe.resolved["data"]["dataset"].get("init_args", {}))
+        if preset := arguments.get("preset"):
+            arguments["preset"] = files.construct(preset, trust=True)
         known = getattr(own, "names", None)  # without the data
-        classes = self._trained_classes(weights) or (known() if known else list(self.data.split("train").classes))
-        kind = own if isinstance(own, type) else object
-        if issubclass(kind, clips.Clips):
-            timing = {name: arguments[name] for name in ("frames", "stride_frames")}
-            return clips.Moments(folders.listed(paths, decode.SUFFIXES, "videos"), classes, **timing, preset=preset)
-        samples = [(path, None) for path in folders.listed(paths, pictures.SUFFIXES, "pictures")]
-        if issubclass(kind, segments.Segments):
-            return segments.Segments(samples, classes, preset, palette=kind.PALETTE, ids=kind.IDS)
-        return images.Pictures(samples, classes, preset)
+        classes = self._kept(CLASSES, weights) or (known() if known else list(self.data.split("train").classes))
+        palette = [tuple(map(int, line.split())) for line in self._kept(COLOURS, weights)]
+        return getattr(own, "for_paths", Pictures.for_paths)(paths, classes, arguments, palette)
 
-    def _trained_classes(self, weights: str | Path) -> list[str]:
-        """The names of the classes that weights were trained on, as far as their folder tells."""
-        folder = self.folder if weights in ("last", "best", "start") else Path(weights).parent
-        told = folder / CLASSES
+    def _kept(self, name: str, weights: str | Path) -> list[str]:
+        """The lines of a file that the training of some weights left beside them; none if it did not."""
+        told = (self.folder if weights in ("last", "best", "start") else Path(weights).parent) / name
         return told.read_text().splitlines() if weights != "start" and told.is_file() else []
 
     def finish(self, **about: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from glore.train.data import Data
 from glore.weights import files
 
 SCAN, GOOD = "scan.csv", "good.txt"
-COLUMNS = ("split", "name", "size", "fault")
+COLUMNS = ("split", "name", "files", "fault")
 
 
 class _Faults(Dataset[tuple[int, str]]):
@@ -37,27 +37,35 @@ class _Faults(Dataset[tuple[int, str]]):
 
 
 def scan(data: Data, folder: Path) -> list[dict[str, str]]:
-    """Read each file of all splits, unless an earlier scan did and its size is the same.
+    """Read each item of all splits, unless an earlier scan did and the files that it is read from are as they were.
 
-    Writes to the folder, as it goes, `scan.csv`, a row a file: split, name, size in bytes, and what is wrong with it;
-    and at the end `good.txt`, the names of those with which nothing is wrong, a line each.
+    Writes to the folder, as it goes, `scan.csv`, a row an item: split, name, size and time of each of its files, and
+    what is wrong with it; and at the end `good.txt`, the names of those with which nothing is wrong, a line each.
 
     Returns:
-        The rows of all files.
+        The rows of all items.
+
+    Raises:
+        ValueError: the data set does not tell which files its items are read from.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    before = {(row["name"], row["size"]): row for row in _read(folder / SCAN)}
+    before = {(row["name"], row["files"]): row for row in _read(folder / SCAN)}
     _write(folder / SCAN, list(before.values()))  # a last row that was cut off is gone
     rows: dict[str, dict[str, str]] = {}
     for split in ("train", "val", "test"):
         dataset = data.split(split)
+        if not hasattr(dataset, "files"):
+            raise ValueError(
+                f"{type(dataset).__name__} does not tell which files its items are read from, so there is nothing to "
+                "scan: give it the methods name(index) and files(index)"
+            )
         absent = {str(path): "it is missing" for path in getattr(dataset, "absent", ())}
-        rows = {name: {"split": split, "name": name, "size": "", "fault": absent[name]} for name in absent} | rows
+        rows = {name: {"split": split, "name": name, "files": "", "fault": absent[name]} for name in absent} | rows
         new = []
         for index in range(len(dataset)):
             name = dataset.name(index)
-            known = before.get((name, _size(name)))
-            if known and not known["fault"]:  # what was wrong may have been mended beside the file
+            known = before.get((name, _state(dataset, index)))
+            if known and not known["fault"]:  # what was wrong may have been mended elsewhere, as in a list of classes
                 rows.setdefault(name, known)
             elif name not in rows:
                 new.append(index)
@@ -65,7 +73,7 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
             table = csv.DictWriter(file, COLUMNS)
             for index, fault in _scanned(dataset, new, data.workers, split):
                 name = dataset.name(index)
-                rows[name] = {"split": split, "name": name, "size": _size(name), "fault": fault}
+                rows[name] = {"split": split, "name": name, "files": _state(dataset, index), "fault": fault}
                 table.writerow(rows[name])
                 file.flush()
     _write(folder / SCAN, list(rows.values()))
@@ -80,9 +88,10 @@ def _scanned(dataset: Any, indices: list[int], workers: int, split: str) -> Iter
     yield from tqdm(loader, desc=split, disable=None)
 
 
-def _size(name: str) -> str:
-    path = Path(name)
-    return str(path.stat().st_size) if path.is_file() else ""
+def _state(dataset: Any, index: int) -> str:
+    """Size in bytes and time of the last change, in nanoseconds, of each file that an item is read from."""
+    stats = [path.stat() if path.is_file() else None for path in dataset.files(index)]
+    return " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" if stat else "absent" for stat in stats)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ pytest.importorskip("av")
 pytest.importorskip("torchvision")
 from glore.data.broken import BrokenSampleError
 from glore.data.clips import HMDB51, UCF101, ClipFolder, Clips, ClipTable, Kinetics, Moments
+from glore.data.decode import Video
 from glore.data.frames import Frames
 from videos import write
 
@@ -75,6 +76,24 @@ def test_moments_cover_a_video(tmp_path, one):
     assert data.blank().shape == (3, 4, 16, 16)
 
 
+def test_moments_are_timed_by_their_frames(tmp_path):
+    times = [*range(0, 80, 4), *range(100, 900, 40)]  # hundredths of a second: twenty frames quick, twenty slow
+    path = write(tmp_path / "a.mkv", grey(40), codec="ffv1", pixels="yuv444p", times=times)
+    data = Moments([path], "abcd", frames=4, stride_frames=5, preset=Frames(16, **PLAIN))
+    assert data.seconds(0) == pytest.approx((0, 1))
+    assert data.seconds(1)[0] == pytest.approx(1)
+    assert data.seconds(1)[1] >= 8.6
+
+
+def test_the_packets_of_a_long_video_are_read_once(tmp_path, monkeypatch):
+    listed = []
+    monkeypatch.setattr(Video, "_list", lambda video, once=Video._list: listed.append(video.path) or once(video))
+    paths = [video(tmp_path / "a.mkv", 50), video(tmp_path / "b.mkv", 20)]
+    data = Moments(paths, "abcd", frames=2, stride_frames=5, preset=Frames(16, **PLAIN))
+    assert [numbers(data[i][0])[0] for i in range(len(data))] == [0, 10, 20, 30, 40, 0, 10]
+    assert listed == paths
+
+
 def test_crops():
     """A picture of 80 columns, each brighter by one: three crops along it, five in corners and centre."""
     frames = torch.arange(80, dtype=torch.uint8).expand(2, 40, 80)[..., None].repeat(1, 1, 1, 3)
@@ -114,7 +133,7 @@ def test_a_table(tmp_path):
     for name in ("a", "b", "c"):
         video(tmp_path / f"{name}.mkv", 2)
     table = tmp_path / "clips.csv"
-    table.write_text("path,label,scene,split\na.mkv,serve,1,train\nb.mkv,lob,2,train\nc.mkv,lob,3,val\n")
+    table.write_text("path, label,scene, split\n a.mkv,serve ,1,train\nb.mkv,lob,2, train\n\nc.mkv,lob,3,val\n")
     assert ClipTable("train", str(tmp_path)).samples == [(tmp_path / "a.mkv", 1), (tmp_path / "b.mkv", 0)]
     assert ClipTable("test", str(tmp_path)).samples == [(tmp_path / "c.mkv", 0)], "val stands for it"
     table.write_text("path,label,split\na.mkv,,train\n")
@@ -125,8 +144,14 @@ def test_a_table(tmp_path):
         ValueError, match=r"clips\.csv lacks the column 'path': its first line must name path, label, split"
     ):
         ClipTable("train", str(tmp_path))
-    table.write_text("path,label,split\na.mkv,lob,dev\n")
-    with pytest.raises(ValueError, match=r"no rows of the split 'train', but of 'dev'"):
+    table.write_text("path,label,split\na.mkv,lob,val\n")
+    with pytest.raises(ValueError, match=r"no rows of the split 'train', but of 'val'"):
+        ClipTable("train", str(tmp_path))
+    table.write_text("path,label,split\na.mkv,lob,train\n\nb.mkv,lob,training\n")
+    with pytest.raises(ValueError, match=r"clips\.csv, line 4: split 'training' must be 'train', 'val', 'test'"):
+        ClipTable("train", str(tmp_path))
+    table.write_bytes("path,label,split\na.mkv,ü,train\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"clips\.csv is no UTF-8 text"):
         ClipTable("train", str(tmp_path))
     table.unlink()
     with pytest.raises(

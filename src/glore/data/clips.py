@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glore.data.broken import BrokenSampleError
-from glore.data.decode import SUFFIXES, Video
+from glore.data.decode import SUFFIXES, Packets, Video
 from glore.data.folders import FOLDERS, checked, labelled, listed, read_text
 from glore.data.frames import Frames
 from glore.data.samples import Samples
@@ -73,7 +74,7 @@ class Clips(Samples):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
         path, label = self.samples[index]
-        with Video(path) as video:
+        with self._open(path) as video:
             begins = self._begins(index, video.frames)
             numbers = [self._numbers(begin, video.frames) for begin in begins]
             read = video.read([number for clip in numbers for number in clip], self.preset.side(self.training))
@@ -82,6 +83,9 @@ class Clips(Samples):
             return self.preset.training(clips[0]), label
         views = [view for clip in clips for view in self.preset.testing(clip)]
         return (views[0] if self.views == 1 else torch.stack(views)), label
+
+    def _open(self, path: Path) -> Video:
+        return Video(path)
 
     def _last(self, count: int) -> int:
         """The last frame at which a clip of so many frames can begin without looping."""
@@ -138,27 +142,30 @@ class Moments(Clips):
     ) -> None:
         super().__init__([], classes, frames, stride_frames, 1, preset)
         self.spans: list[tuple[int, float, float]] = []  # of each item: first frame, and seconds from when to when
+        self.packets: dict[Path, Packets] = {}  # of each file: read once, not for each of its clips
         for path in paths:
             for span in self._spans(path):
                 self.samples.append((path, None))
                 self.spans.append(span)
 
     def _spans(self, path: Path) -> list[tuple[int, float, float]]:
-        nan = float("nan")
         try:
             with Video(path) as video:
-                count, rate = video.frames, video.rate or nan
+                self.packets[path] = video.packets
         except BrokenSampleError:  # raised again, and told, when the item is asked for
-            return [(0, nan, nan)]
-        length = self.frames * self.stride_frames
+            return [(0, float("nan"), float("nan"))]
+        count, length = video.frames, self.frames * self.stride_frames
         begins = [min(begin, self._last(count)) for begin in range(0, max(1, count - length // 2), length)]
-        return [(begin, begin / rate, min(begin + length, count) / rate) for begin in begins]
+        return [(begin, video.seconds(begin), video.seconds(min(begin + length, count))) for begin in begins]
+
+    def _open(self, path: Path) -> Video:
+        return Video(path, self.packets.get(path))
 
     def _begins(self, index: int, count: int) -> list[int]:
         return [self.spans[index][0]]
 
     def seconds(self, index: int) -> tuple[float, float]:
-        """From when to when an item is in its video."""
+        """From when to when an item is in its video, whose first frame is at 0; nan where the file tells no times."""
         return self.spans[index][1:]
 
 
@@ -209,7 +216,8 @@ class ClipTable(Clips):
 
     Raises:
         FileNotFoundError: there is no such folder or file.
-        ValueError: a column is missing, a row has no path or label, or a split has no rows; the message names the line.
+        ValueError: a column is missing, a row has no path or label or another split, or a split has no rows; the
+            message names the line.
     """
 
     def __init__(
@@ -223,12 +231,20 @@ class ClipTable(Clips):
         preset: Frames | None = None,
     ) -> None:
         base = checked(split, root)
-        rows = read_table(base / table, ("path", "label", "split"))
+        lines = read_table(base / table, ("path", "label", "split"))
+        for number, row in lines.items():
+            if row["split"] not in FOLDERS:
+                raise ValueError(
+                    f"{base / table}, line {number}: split {row['split']!r} must be {', '.join(map(repr, FOLDERS))}"
+                )
+        rows = list(lines.values())
         classes = sorted({row["label"] for row in rows})
-        there = next((name for name in FOLDERS[split] if any(row["split"] == name for row in rows)), None)
+        told = {row["split"] for row in rows}
+        there = next((name for name in FOLDERS[split] if name in told), None)
         if there is None:
-            told = sorted({row["split"] for row in rows})
-            raise ValueError(f"{base / table} has no rows of the split {split!r}, but of {', '.join(map(repr, told))}")
+            raise ValueError(
+                f"{base / table} has no rows of the split {split!r}, but of {', '.join(map(repr, sorted(told)))}"
+            )
         samples = [(base / row["path"], classes.index(row["label"])) for row in rows if row["split"] == there]
         super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
 
@@ -261,15 +277,15 @@ class Kinetics(Clips):
             name: read_table(base / f"{name}.csv", ("label", "youtube_id", "time_start", "time_end"))
             for name in {"train", there}
         }
-        classes = sorted({row["label"] for row in rows["train"]})
+        classes = sorted({row["label"] for row in rows["train"].values()})
         known = {name: k for k, name in enumerate(classes)}
         samples, self.absent = [], []
-        for row in rows[there]:
+        for number, row in rows[there].items():
             times = (int(float(row[name])) for name in ("time_start", "time_end"))
             stem = "_".join([row["youtube_id"], *(f"{time:06d}" for time in times)])
             path = base / there / row["label"] / f"{stem}.mp4"
             if row["label"] not in known:
-                raise ValueError(f"{base / there}.csv has a class {row['label']!r}, which train.csv has not")
+                raise ValueError(f"{base / there}.csv, line {number}: train.csv has no class {row['label']!r}")
             if path.is_file():
                 samples.append((path, known[row["label"]]))
             else:
@@ -364,20 +380,20 @@ class HMDB51(Clips):
         super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file that has to have some columns, with a value in each."""
+def read_table(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
+    """The rows of a CSV file by the numbers of their lines; each has some columns, with a value in each of them."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a CSV file with the columns {', '.join(columns)}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        table = csv.DictReader(file)
-        if missing := [name for name in columns if name not in (table.fieldnames or ())]:
-            raise ValueError(
-                f"{path} lacks the column {missing[0]!r}: its first line must name {', '.join(columns)}, and names "
-                f"{', '.join(table.fieldnames or ()) or 'none'}"
-            )
-        rows = list(table)
-    for number, row in enumerate(rows, start=2):
-        if empty := [name for name in columns if not (row[name] or "").strip()]:
+    table = csv.reader(io.StringIO(read_text(path), newline=""))
+    head, *lines = [(table.line_num, [cell.strip() for cell in cells]) for cells in table if cells] or [(1, [])]
+    if missing := [name for name in columns if name not in head[1]]:
+        raise ValueError(
+            f"{path} lacks the column {missing[0]!r}: its first line must name {', '.join(columns)}, and names "
+            f"{', '.join(head[1]) or 'none'}"
+        )
+    rows = {number: dict(zip(head[1], cells, strict=False)) for number, cells in lines}
+    for number, row in rows.items():
+        if empty := [name for name in columns if not row.get(name)]:
             raise ValueError(f"{path}, line {number}: no {empty[0]}")
     if not rows:
         raise ValueError(f"{path} has no rows")

@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,14 @@ from glore.data.broken import BrokenSampleError
 SUFFIXES = frozenset((".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".gif"))
 
 
+class Packets(NamedTuple):
+    """What the packets of a file tell of its frames."""
+
+    frames: int  # how many
+    times: list[int] | None  # when each is shown, in order, in the stream's own unit; without, frames are counted
+    keys: list[int]  # when those are shown that can be started from
+
+
 class Video:
     """A video file that is open: how many frames it has, and any of them.
 
@@ -25,10 +33,12 @@ class Video:
 
     Args:
         path: of the file.
+        packets: what an earlier opening of the same file found; otherwise it is gone through.
 
     Attributes:
         frames: how many there are, at least 1.
-        rate: frames a second, on average.
+        rate: frames a second, on average; nan if the file does not tell.
+        packets: to open the file again with.
 
     Raises:
         BrokenSampleError: the file cannot be read as a video, or has no picture; the message names it.
@@ -39,16 +49,19 @@ class Video:
         ...     clip = video.read(range(0, video.frames, 4))
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, packets: Packets | None = None) -> None:
         self.path = Path(path)
         self.container: Any = None
         try:
             with self._blamed():
                 self._open()
-                self._list()
+                self.packets = packets or self._list()
         except BaseException:
             self.__exit__()
             raise
+        self.frames, self.times, self.keys = self.packets
+        span = (self.times[-1] - self.times[0]) * self.stream.time_base if self.times else 0
+        self.rate = float((self.frames - 1) / span if span else self.stream.average_rate or "nan")
 
     def _open(self) -> None:
         import av
@@ -61,7 +74,7 @@ class Video:
         self.stream = streams[0]
         self.stream.codec_context.thread_count = 1  # the loader's processes share the cores
 
-    def _list(self) -> None:
+    def _list(self) -> Packets:
         """Note when each frame is shown, and which ones can be started from."""
         shown, keys = [], []
         for packet in self.container.demux(self.stream):
@@ -71,12 +84,8 @@ class Video:
                     keys.append(packet.pts)
         if not shown:
             raise ValueError("it has no frames")
-        self.frames = len(shown)
-        # without times, frames are counted from the start
-        self.times = sorted(shown) if None not in shown and len(set(shown)) == len(shown) else None
-        self.keys = sorted(keys)
-        span = (self.times[-1] - self.times[0]) * self.stream.time_base if self.times else 0
-        self.rate = float((self.frames - 1) / span) if span else float(self.stream.average_rate or 0)
+        times = sorted(shown) if None not in shown and len(set(shown)) == len(shown) else None
+        return Packets(len(shown), times, sorted(keys))
 
     def __enter__(self) -> Video:
         return self
@@ -84,6 +93,17 @@ class Video:
     def __exit__(self, *error: object) -> None:
         if self.container is not None:
             self.container.close()
+
+    def seconds(self, index: int) -> float:
+        """When a frame is shown, counted from the first one; of the number of frames, when the last one ends.
+
+        By the frames' own times, which need not be evenly spaced, or else by the rate.
+        """
+        if self.times is None:
+            return index / self.rate
+        if index == self.frames:
+            return self.seconds(index - 1) + 1 / self.rate
+        return float((self.times[index] - self.times[0]) * self.stream.time_base)
 
     def read(self, indices: Sequence[int], side: int | None = None) -> Tensor:
         """Frames by their numbers, in any order, upright.

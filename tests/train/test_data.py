@@ -2,12 +2,15 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import Dataset, default_collate
 
 pytest.importorskip("pytorch_lightning")
+from glore.data.broken import BrokenSampleError
 from glore.train.data import Draw, Order, Seeded
 
 
@@ -82,6 +85,29 @@ def test_an_item_depends_on_its_draw_alone_and_leaves_the_random_states():
     assert one[1:] == again[1:] == (one[1], 1)
     assert not torch.equal(one[0], other[0])
     assert one[1] != other[1]
+
+
+class Half(Dataset):
+    """Pictures of one size, of which every second one cannot be read."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, item):
+        if item % 2:
+            raise BrokenSampleError(str(item))
+        return np.full((3, 5), item), np.full((5,), item)
+
+    def blank(self):
+        return np.zeros((1, 1))
+
+
+def test_what_stands_for_a_broken_sample_fits_its_batch():
+    items = Seeded(Half(), "blank").__getitems__([Draw(item, 0) for item in (1, 2, 3)])
+    inputs, targets, indices = default_collate(items)
+    assert indices.tolist() == [-2, 2, -4]
+    assert (inputs.shape, targets.shape) == ((3, 3, 5), (3, 5))
+    assert Seeded(Half(), "blank")[Draw(1, 0)][0].shape == (1, 1)
 
 
 @pytest.mark.parametrize(

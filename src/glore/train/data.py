@@ -30,7 +30,7 @@ class Seeded(Dataset[Any]):
     """Items `(input, target, index)` of a dataset, each made with random states of its own.
 
     Where an item cannot be read, the index is −1 − index, and another item, drawn at random, takes its place; or, if
-    none may, the dataset's `blank()`.
+    nothing is drawn, another one of its batch, or the dataset's `blank()` in a batch of which none can be read.
 
     An item's augmentation then depends on nothing but the seed, the epoch and its index: not on the number of workers
     or processes, nor on where an interrupted training went on.
@@ -47,11 +47,15 @@ class Seeded(Dataset[Any]):
         generator = torch.default_generator  # torch.manual_seed would seed the devices too, a third of a millisecond
         states = generator.get_state(), random.getstate(), np.random.get_state()
         try:
-            return [self._drawn(draw, generator) for draw in draws]
+            items = [self._drawn(draw, generator) for draw in draws]
         finally:
             generator.set_state(states[0])
             random.setstate(states[1])
             np.random.set_state(states[2])
+        if self.broken != "blank":
+            return items
+        readable = next((item for item in items if item[2] >= 0), items[0])  # of the size and kind that the batch has
+        return [item if item[2] >= 0 else (*readable[:2], item[2]) for item in items]
 
     def _drawn(self, draw: Draw, generator: torch.Generator) -> tuple[Any, ...]:
         generator.manual_seed(draw.seed)

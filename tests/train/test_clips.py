@@ -75,6 +75,14 @@ def test_from_a_folder_to_predictions_over_time(videos, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "maps").glob("*.gif")) == ["both_0.0s.gif", "both_0.3s.gif"]
 
 
+def test_another_data_set_keeps_the_arguments_that_it_takes_too():
+    recipe = Recipe(read(["--config", "tennis", "--data.dataset", "glore.data.clips.ClipFolder", "--data.root", "x"]))
+    arguments = recipe.resolved["data"]["dataset"]["init_args"]
+    assert (arguments["root"], arguments["frames"], arguments["stride_frames"]) == ("x", 8, 7)
+    assert arguments["preset"]["init_args"]["size"] == [96, 208]
+    assert "table" not in arguments
+
+
 def test_views_are_averaged(videos, tmp_path):
     views = ("--data.dataset.clips", "2", "--data.dataset.preset.crops", "3")
     this = runs.prepare(Recipe(read(flags(videos, "--epochs", "1", *views))), tmp_path / "run")

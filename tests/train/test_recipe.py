@@ -172,6 +172,15 @@ def test_a_recipe_with_every_value_is_the_same_recipe(tree, tmp_path):
     assert Recipe(read(["--config", str(path)])).hash == Recipe(tree).hash
 
 
+def test_another_class_keeps_the_arguments_that_it_takes_too():
+    tree = {"net": {"class_path": "glore.GloRe2d", "init_args": {"states": 8, "normalize": False}}}
+    put(tree, "net", "glore.units.Bottleneck2d")
+    assert tree["net"] == {"class_path": "glore.units.Bottleneck2d", "init_args": {"states": 8}}
+    for other in ("glore.units.NonLocal2d", "nowhere.Unit"):
+        put(tree, "net", other)
+        assert tree["net"] == other
+
+
 def test_a_variant_may_name_another_optimizer(recipe_path):
     tree = read(["--config", str(recipe_path)])
     adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.5}}

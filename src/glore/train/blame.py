@@ -8,8 +8,6 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
-from pytorch_lightning import Trainer
-
 SHORT = {  # everyday flags, and where they lead
     "seed": "seed_everything",
     "epochs": "trainer.max_epochs",
@@ -90,17 +88,15 @@ def _accepted(tree: dict[str, Any], path: str) -> list[str]:
         return list(TOP)
     node = _value(tree, path)
     class_path = node.get("class_path") if isinstance(node, dict) else node
-    try:
-        if path == "trainer":
-            builder: Any = Trainer
-        elif path in ("data", "compare"):
-            from glore.train import data, recipe
+    ours = {"data": "glore.train.data.Data", "compare": "glore.train.recipe.Comparison"}
+    return arguments({"trainer": "pytorch_lightning.Trainer", **ours}.get(path, str(class_path)))
 
-            builder = {"data": data.Data, "compare": recipe.Comparison}[path]
-        else:
-            module, _, name = str(class_path).rpartition(".")
-            builder = getattr(importlib.import_module(module), name)
-        parameters = inspect.signature(builder).parameters.values()
+
+def arguments(class_path: str) -> list[str]:
+    """The names of the arguments that what a class path names takes; none of what cannot be imported."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
     return [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from glore.train.blame import SHORT, RecipeError
+from glore.train.blame import SHORT, RecipeError, arguments
 
 Tree = dict[str, Any]
 
@@ -113,6 +113,8 @@ def check(variant: str, variants: Mapping[str, Any]) -> None:
 def put(tree: Tree, key: str, value: Any) -> None:
     """Put a value under a dotted key; keys lead into the arguments of what a class path names.
 
+    The name of another class leaves those arguments that it takes too, as jsonargparse does.
+
     Example:
         >>> tree = {"net": {"class_path": "nets.small", "init_args": {"unit": "GloRe2d"}}}
         >>> put(tree, "net.unit.graph_layers", 2)
@@ -134,6 +136,9 @@ def put(tree: Tree, key: str, value: Any) -> None:
     node = _arguments(node, last)
     if key.endswith("+"):
         node[last] = [*(node.get(last) or []), *(value if isinstance(value, list) else [value])]
+    elif isinstance(value, str) and isinstance(before := node.get(last), dict) and "class_path" in before:
+        taken = {name: given for name, given in (before.get("init_args") or {}).items() if name in arguments(value)}
+        node[last] = {"class_path": value, "init_args": taken} if taken else value
     else:
         node[last] = value
 

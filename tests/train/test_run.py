@@ -168,6 +168,8 @@ def test_a_folder_in_which_nothing_was_trained_is_taken_over(tree, tmp_path):
     put(tree, "data.batch_size", 1000)
     with pytest.raises(ValueError, match="at most the 48 training samples"):
         trained(tree, tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"last\.safetensors is missing: glore fit writes it after an epoch"):
+        runs.prepare(Recipe(tree), tmp_path).evaluate()
     put(tree, "data.batch_size", 8)
     trained(tree, tmp_path)
 

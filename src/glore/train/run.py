@@ -132,11 +132,15 @@ class Run:
         """Load `"last"` or `"best"` weights of the folder, or those of a file; `"start"` leaves the network's own."""
         if weights == "start":
             return
-        if weights not in ("last", "best") and not Path(weights).is_file():
+        own = weights in ("last", "best")
+        path = self.folder / f"{weights}.safetensors" if own else Path(weights)
+        if not path.is_file():
             raise FileNotFoundError(
-                f"weights {str(weights)!r}: give last, best, start or the path of a .safetensors file"
+                f"{path} is missing: glore fit writes it after an epoch (best: after one that is validated)"
+                if own
+                else f"weights {str(weights)!r}: give last, best, start or the path of a .safetensors file"
             )
-        files.load_weights(self.task.net, self.folder / weights if weights in ("last", "best") else weights)
+        files.load_weights(self.task.net, path)
 
     def predict(self, folder: Path, weights: str | Path = "last", paths: Sequence[Path] = ()) -> list[dict[str, Any]]:
         """Write predictions to a folder.

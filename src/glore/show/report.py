@@ -54,8 +54,13 @@ def page(grid: Grid) -> Path:
     return path
 
 
-def classes(this: Run, folder: Path) -> tuple[Path, Path]:
-    """Write what came out for each class of the test split, once evaluated, and a picture of the confusions."""
+def classes(this: Run, folder: Path) -> tuple[Path, ...]:
+    """Write what came out for each class of the test split, once evaluated, and the confusions as counts and a picture.
+
+    Returns:
+        The paths of `classes.csv`, a row a class; of `confusion.csv`, a row a true class and a column a predicted one;
+        and of `confusion.png`, their shares.
+    """
     names = list(this.data.split("test").classes)
     counts = this.task.confusion(torch.stack(list(this.task.samples.values())), len(names))
     hits, true, told = counts.diagonal(), counts.sum(1), counts.sum(0)
@@ -68,11 +73,14 @@ def classes(this: Run, folder: Path) -> tuple[Path, Path]:
         }
         for k, name in enumerate(names)
     ]
-    table, picture = folder / "classes.csv", folder / "confusion.png"
+    table, confusions, picture = (folder / name for name in ("classes.csv", "confusion.csv", "confusion.png"))
     write_csv(table, rows)
+    with files.replacing(confusions) as draft, draft.open("w", newline="", encoding="utf-8") as file:
+        lines = zip(names, counts.tolist(), strict=True)
+        csv.writer(file).writerows([["true class", *names], *([name, *line] for name, line in lines)])
     with files.replacing(picture) as draft:
         draft.write_bytes(figures.confusion(counts, names))
-    return table, picture
+    return table, confusions, picture
 
 
 def _about(grid: Grid, verdicts: list[Verdict]) -> str:

@@ -1,6 +1,6 @@
 """The command line as a user meets it: help, faults in one line, and a run from training to predictions."""
 
-import json
+import csv
 import subprocess
 import sys
 
@@ -74,6 +74,8 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
             ["fit", "--config", "digits", "--model.optimizer", "torch.optim.Adm"],
             "torch.optim has no Adm; did you mean Adam",
         ),
+        (["test", "--out", "nowhere", "--weight", "best"], "unknown option --weight: did you mean --weights?"),
+        (["fit", "--config", "digits", "--varaint=glore"], "unknown option --varaint: did you mean --variant?"),
         (["scan", "--config", "digits"], "OddDigits does not tell which files its items are read from"),
         (["fit", "--config", "digits", "--data.dataset", "my_data.Mine"], "No module named 'my_data'"),
     ],
@@ -111,13 +113,14 @@ def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
     assert "absent.safetensors': give last, best, start or the path of a .safetensors file" in err
     assert glore(capsys, "predict", "--out", out, "--to", tmp_path / "masks")[0] == 0
     assert len(list((tmp_path / "masks").glob("*.png"))) == 48
-    code, said, _ = glore(capsys, "maps", "--out", out, "--samples", "2")
-    assert code == 0
-    assert [path.name for path in sorted((out / "maps").glob("0*.png"))] == ["000000.png", "000024.png"]
-    assert str(out / "maps/maps.html") in said
-    code, _, err = glore(capsys, "maps", "--out", out, "--unit", "head")
-    assert code == 2
-    assert "--unit head: the network's units are" in err
+    said = glore(capsys, "predict", "--out", out, "--to", tmp_path / "masks")[1]
+    assert said == f"48 predictions in {tmp_path / 'masks'}, in place of earlier ones: another --to DIR keeps both\n"
+    with (out / "test/confusion.csv").open(newline="") as file:
+        head, *rows = csv.reader(file)
+    assert head == ["true class", "background", "common", "odd"]
+    assert [row[0] for row in rows] == head[1:]
+    with (out / "test/classes.csv").open(newline="") as file:
+        assert [sum(map(int, row[1:])) for row in rows] == [int(row["count"]) for row in csv.DictReader(file)]
 
 
 def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):

@@ -145,6 +145,10 @@ def _run(name: str, *rest: str) -> int:
     )
     command.arguments(parser)
     options, flags = parser.parse_known_intermixed_args(_joined(rest, parser))
+    for flag in flags:
+        given = flag.partition("=")[0]
+        if near := get_close_matches(given, parser._option_string_actions, n=1, cutoff=0.85):
+            raise ValueError(f"unknown option {given}: did you mean {near[0]}?")
     return command.run(options, flags)
 
 
@@ -323,6 +327,7 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     """Write predictions for pictures, or for the test split."""
     this = _of_folder(options, flags)
     folder = options.to or options.out / "predictions"
+    replaced = (folder / "predictions.csv").is_file()
     rows = this.predict(folder, options.weights, options.paths)
     for row in rows if options.paths else [row for row in rows if "error" in row]:
         print(row["name"] + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
@@ -334,7 +339,7 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
             if f"class_{place}" in row:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
         print()
-    print(f"{len(rows)} predictions in {folder}")
+    print(f"{len(rows)} predictions in {folder}" + ", in place of earlier ones: another --to DIR keeps both" * replaced)
     return 1 if any("error" in row for row in rows) else 0
 
 

@@ -38,7 +38,8 @@ class Write(BasePredictionWriter):
     A mask is a PNG whose values are classes, with a palette that shows them. It has its picture's name, or the number
     of the sample; pictures of one name have their numbers too. Where there are files of pictures, `overlays/` has each
     picture under its mask's colours; where the data set's own evaluation has other numbers for its classes,
-    `submission/` has masks of those. A sample that cannot be read has a row that says why.
+    `submission/` has masks of those. A sample that cannot be read has a row that says why. A folder's table is of the
+    last predictions in it; masks of other pictures stay.
 
     Args:
         folder: where to; made if need be.

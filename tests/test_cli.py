@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, faults in one line, and a run from training to predictions."""
 
 import csv
+import json
 import subprocess
 import sys
 
@@ -64,7 +65,7 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["measure", "glore.nets.small.smal"], "cannot be imported"),
         (["measure", "resnet18", "--size", "224,224"], "--size 224,224: give 224, 1024x2048"),
         (["measure", "glore.nets.video.resnet18_3d"], "does not declare its input size"),
-        (["measure", "resnet18", "--sise", "224"], "--sise is no option of glore measure"),
+        (["measure", "resnet18", "--sise", "224"], "unknown option --sise: did you mean --size?"),
         (["measure", "."], "last.json is missing"),
         (["maps", "--out", "nowhere", "--nodes", "0"], "--nodes 0: at least 1 is needed"),
         (["demo", "--epoch", "1"], "unknown key epoch: did you mean epochs?"),
@@ -121,6 +122,13 @@ def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
     assert [row[0] for row in rows] == head[1:]
     with (out / "test/classes.csv").open(newline="") as file:
         assert [sum(map(int, row[1:])) for row in rows] == [int(row["count"]) for row in csv.DictReader(file)]
+    code, said, _ = glore(capsys, "maps", "--out", out, "--samples", "2")
+    assert code == 0
+    assert [path.name for path in sorted((out / "maps").glob("0*.png"))] == ["000000.png", "000024.png"]
+    assert str(out / "maps/maps.html") in said
+    code, _, err = glore(capsys, "maps", "--out", out, "--unit", "head")
+    assert code == 2
+    assert "--unit head: the network's units are" in err
 
 
 def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):

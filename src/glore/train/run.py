@@ -178,10 +178,6 @@ class Run:
         Raises:
             FileNotFoundError: a path leads nowhere.
         """
-        self.data.splits["test"] = self._pictures(paths, weights)
-
-    def _pictures(self, paths: Sequence[Path], weights: str | Path) -> Any:
-        """Pictures or videos by path, as the run's own dataset takes its own in testing."""
         from glore.data.images import Pictures  # needs torchvision
 
         own = self.recipe.dataset_class
@@ -191,7 +187,8 @@ class Run:
         known = getattr(own, "names", None)  # without the data
         classes = self._kept(CLASSES, weights) or (known() if known else list(self.data.split("train").classes))
         palette = [tuple(map(int, line.split())) for line in self._kept(COLOURS, weights)]
-        return getattr(own, "for_paths", Pictures.for_paths)(paths, classes, arguments, palette)
+        made = getattr(own, "for_paths", Pictures.for_paths)
+        self.data.splits["test"] = made(paths, classes, arguments, palette)
 
     def _kept(self, name: str, weights: str | Path) -> list[str]:
         """The lines of a file that the training of some weights left beside them; none if it did not."""

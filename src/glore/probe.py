@@ -93,6 +93,18 @@ def same(a: Any, b: Any) -> bool:
     )
 
 
+def difference(a: Any, b: Any) -> float:
+    """The greatest difference between two outputs of a network, as a share of the largest number of each tensor of b.
+
+    Example:
+        >>> difference([torch.tensor([1.0, 4.0])], [torch.tensor([2.0, 4.0])])
+        0.25
+    """
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    shares = [(x - y).abs().max() / y.abs().max().clamp_min(torch.finfo(y.dtype).tiny) for x, y in pairs]
+    return float(torch.stack(shares).max())
+
+
 def _close(x: Tensor, y: Tensor) -> bool:
     finite = y[y.isfinite()]  # a network with random weights may well overflow
     size = float(finite.abs().max()) if finite.numel() else 0.0

@@ -51,10 +51,13 @@ class GraphConvolution(nn.Module):
         nn.init.zeros_(self.nodes.bias)
 
     def forward(self, v: Float[Tensor, "b s n"]) -> Float[Tensor, "b s n"]:
-        if not (products.plain(self.nodes, bias=True) and products.plain(self.states, bias=False)):
-            return self.states(torch.relu(v + self.nodes(v.mT).mT))  # (b, s, n)
-        mixed = v + F.linear(v, self.nodes.weight[..., 0], self.nodes.bias)  # (b, s, n)
-        return products.times(self.states.weight[..., 0], torch.relu(mixed))  # (b, s, n)
+        if products.plain(self.nodes, bias=True):
+            mixed = v + F.linear(v, self.nodes.weight[..., 0], self.nodes.bias)  # (b, s, n)
+        else:
+            mixed = v + self.nodes(v.mT).mT  # (b, s, n)
+        if products.plain(self.states, bias=False):
+            return products.times(self.states.weight[..., 0], torch.relu(mixed))  # (b, s, n)
+        return self.states(torch.relu(mixed))  # (b, s, n)
 
 
 class GloRe(Unit):
@@ -125,7 +128,7 @@ class GloRe(Unit):
         as_made = (
             products.plain(self.projection, bias=True)
             and products.plain(self.state, bias=True)
-            and products.plain(self.extend, bias=False)
+            and products.plain(self.extend)
         )
         if not as_made or products.symbolic(x):
             return as_made
@@ -143,9 +146,11 @@ class GloRe(Unit):
         pooled_bias = bs[:, None] * mean_p[:, None].to(ws.dtype)  # (b, s, n)
         v = products.times(ws, pooled.to(ws.dtype)) + pooled_bias  # (b, s, n)
         z = self.graph_layers(v if self.normalize else v * x.shape[-1])  # (b, s, n)
-        norm = self.norm
-        if traced or not products.plain(norm, bias=True):
-            y = products.broadcast(p, mean_p, z, we)  # (b, c, l)
+        norm, be = self.norm, self.extend.bias
+        if be is not None and not traced and products.untouched(norm, nn.Identity):  # as `glore.fold` leaves them
+            return residual_norm.add_broadcast(x, p, mean_p, z, we, be).unflatten(2, space)
+        if traced or be is not None or not products.plain(norm, bias=True):
+            y = products.broadcast(p, mean_p, z, we, be)  # (b, c, l)
             return x.unflatten(2, space) + norm(y.unflatten(2, space))
         running: tuple[Tensor | None, ...] = (None, None, None)
         if norm.track_running_stats or not norm.training:

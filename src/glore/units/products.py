@@ -60,16 +60,20 @@ def plain(layer: nn.Module, *, bias: bool | None = None) -> bool:
         layer: a child of a unit.
         bias: whether it must have a bias to be plain, or must have none; None where either will do.
     """
-    if type(layer) not in (*CONVS, *BATCH_NORMS) or "forward" in layer.__dict__:
+    if not untouched(layer, *CONVS, *BATCH_NORMS):
         return False
     if bias is not None and bias is (layer.bias is None):
-        return False
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
         return False
     if isinstance(layer, CONVS):
         one_position = set(layer.kernel_size) == set(layer.stride) == {1} and set(layer.padding) == {0}
         return one_position and layer.groups == 1
     return layer.training or layer.running_mean is not None
+
+
+def untouched(layer: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether a layer is exactly of one of these classes, without hooks or a forward of its own."""
+    hooks = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    return type(layer) in kinds and "forward" not in layer.__dict__ and not hooks
 
 
 def as_typed(x: Tensor) -> AbstractContextManager[object]:
@@ -247,10 +251,13 @@ def broadcast(
     mean_p: Float[Tensor, "b n"],
     nodes: Float[Tensor, "b s n"],
     weight: Float[Tensor, "c s"],
+    bias: Float[Tensor, " c"] | None = None,
 ) -> Float[Tensor, "b c l"]:
-    """`We Z P`, for a norm that has to be called."""
+    """`We Z P`, and a bias, for a norm that has to be called."""
     m = times(weight, nodes)  # (b, c, n)
-    return torch.baddbmm(torch.bmm(m, mean_p[..., None].to(m.dtype)), m, centred)
+    constant = torch.bmm(m, mean_p[..., None].to(m.dtype))  # (b, c, 1)
+    constant = constant if bias is None else constant + bias[:, None].to(m.dtype)
+    return torch.baddbmm(constant, m, centred)
 
 
 def conv_of_product(

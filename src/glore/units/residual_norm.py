@@ -60,11 +60,7 @@ def add_batch_normed(
         assert running_var is not None
         gain = norm_weight * (running_var.to(mean_p.dtype) + eps).rsqrt()  # (c)
         shift = norm_bias - gain * running_mean.to(mean_p.dtype)  # (c)
-        with as_typed(x):
-            dtype = centred.dtype
-            m = times(weight.to(dtype), nodes.to(dtype)).to(gain.dtype) * gain[:, None]  # (b, c, n)
-            constant = torch.bmm(m, mean_p[..., None])[..., 0] + shift  # (b, c)
-            return add_product_(x + constant[..., None].to(x.dtype), m.to(dtype), centred)
+        return add_broadcast(x, centred, mean_p, nodes, weight, shift, gain)
     values = x.shape[0] * x.shape[2]
     if values == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
@@ -79,6 +75,24 @@ def add_batch_normed(
         running_mean.lerp_(mean.to(running_mean.dtype), share.to(running_mean.dtype))
         running_var.lerp_(unbiased.to(running_var.dtype), share.to(running_var.dtype))
     return out
+
+
+def add_broadcast(
+    x: Float[Tensor, "b c l"],
+    centred: Float[Tensor, "b n l"],
+    mean_p: Float[Tensor, "b n"],
+    nodes: Float[Tensor, "b s n"],
+    weight: Float[Tensor, "c s"],
+    shift: Float[Tensor, " c"],
+    gain: Float[Tensor, " c"] | None = None,
+) -> Float[Tensor, "b c l"]:
+    """`X + gain · We Z P + shift`, gain and shift being numbers a channel; other arguments: `add_batch_normed`."""
+    with as_typed(x):
+        dtype = centred.dtype
+        m = times(weight.to(dtype), nodes.to(dtype)).to(mean_p.dtype)  # (b, c, n)
+        m = m if gain is None else m * gain[:, None]
+        constant = torch.bmm(m, mean_p[..., None])[..., 0] + shift  # (b, c)
+        return add_product_(x + constant[..., None].to(x.dtype), m.to(dtype), centred)
 
 
 class _Moments:

@@ -1,12 +1,12 @@
 # Each target makes the environment it needs. VENV names another place for it, EXTRAS other extras.
 VENV ?= .venv
 PYTHON ?= python3
-EXTRAS ?= timm,show,video
+EXTRAS ?= timm,show,video,export
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 ENV := $(VENV)/.made
 
-.PHONY: help demo env test check bench-units bench-networks bench-segmentation bench-decoding clean
+.PHONY: help demo env test check bench-units bench-networks bench-segmentation bench-decoding bench-export clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -45,6 +45,9 @@ bench-segmentation: $(ENV)  ## Measure units in a segmentation head at Cityscape
 
 bench-decoding: $(ENV)  ## Measure how fast clips are decoded (minutes; FOLDER=DIR for videos of yours too)
 	$(BIN)/python benchmarks/decoding.py $(FOLDER)
+
+bench-export: $(ENV)  ## Measure inference: folded, exported, compiled, channels last, bf16 (quarter of an hour; SMALL=1 tries it out)
+	$(BIN)/python benchmarks/export.py $(if $(SMALL),small)
 
 clean:  ## Remove the environment and everything built
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 
 pytest.importorskip("pytorch_lightning")
@@ -129,6 +130,78 @@ def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
     code, _, err = glore(capsys, "maps", "--out", out, "--unit", "head")
     assert code == 2
     assert "--unit head: the network's units are" in err
+
+
+@pytest.mark.unchecked
+def test_a_trained_network_is_exported(capsys, tmp_path, recipe_path):
+    pytest.importorskip("onnxscript")
+    ort = pytest.importorskip("onnxruntime")
+    out = tmp_path / "run"
+    flags = (
+        "--epochs",
+        "1",
+        "--trainer.limit_train_batches",
+        "1",
+        "--model.net.units",
+        "null",
+        "--model.net.unit",
+        "null",
+    )
+    assert glore(capsys, "fit", "--config", recipe_path, "--out", out, *flags)[0] == 0
+    code, said, err = glore(capsys, "export", "--out", out, "--weights", "best", "--fold")
+    assert (code, err) == (0, "")
+    assert said.startswith(f"{out / 'best.onnx'}  0.")
+    assert "batches of 1 channels, 48 × 48 or any other size" in said
+    told = ort.InferenceSession(out / "best.onnx").get_modelmeta().custom_metadata_map
+    assert json.loads(told["classes"]) == ["background", "common", "odd"]
+    to = tmp_path / "net.pt2"
+    code, said, _ = glore(capsys, "export", "--out", out, "--to", to, "--size", "20", "24", "--fixed-size")
+    assert code == 0
+    assert "20 × 24\n" in said
+    assert torch.export.load(to).module()(torch.zeros(3, 1, 20, 24)).shape == (3, 3, 20, 24)
+    for arguments, message in (
+        (["--to", to, "--format", "onnx"], "a file of --format onnx ends in .onnx"),
+        (["--format", "tflite"], "invalid choice: 'tflite'"),
+        (["--size", "24"], "size 24 must be 2 sides of at least 2 each (--size)"),
+        (["--weights", "absent"], "give last, best, start or the path"),
+    ):
+        code, _, err = glore(capsys, "export", "--out", out, *arguments)
+        assert code == 2
+        assert message in err
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [
+        (["--config", "kinetics400"], (3, 8, 224, 224)),
+        (["--config", "tennis", "--model.net.classes", "6"], (3, 8, 96, 208)),
+        (["--config", "camvid"], (3, 176, 240)),
+        (["--config", "cifar10", "--model.net.classes", "10"], (3, 32, 32)),
+        (["--config", "digits"], (1, 48, 48)),
+    ],
+)
+def test_the_size_of_an_input_is_known_without_the_data(tmp_path, monkeypatch, flags, size):
+    pytest.importorskip("timm")
+    from glore.train import run
+
+    monkeypatch.chdir(tmp_path)
+    this = run.prepare(recipe.Recipe(tree.read(flags)), tmp_path)
+    assert this.input_size() == size
+    about = {name: json.loads(text) for name, text in this.about("start").items()}
+    assert set(about) == (set() if "digits" in flags else {"mean", "std"})
+    assert all(len(values) == 3 for values in about.values())
+
+
+def test_a_size_that_is_not_known_is_asked_for(capsys, tmp_path, monkeypatch):
+    def spread(*arguments):
+        raise FileNotFoundError("scenes/ is missing")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("glore.train.data.Data.spread", spread)
+    code, _, err = glore(capsys, "export", "--config", "digits", "--weights", "start")
+    assert code == 2
+    assert "the size of an input is not known (scenes/ is missing): give --size, such as --size 224 224" in err
 
 
 def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):

@@ -42,7 +42,9 @@ EXTRAS = {  # which extra of this package brings a module
     **dict.fromkeys(("pytorch_lightning", "tqdm", "yaml"), "show"),
     **dict.fromkeys(("timm", "torchvision"), "timm"),
     "av": "video",
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}  # of exported files
 FAULTS = (ValueError, OSError, ImportError, ArithmeticError)  # what a user can mend; anything else is our mistake
 
 
@@ -200,6 +202,19 @@ def _predicting(parser: Parser) -> None:
     )
     _using(parser)
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/predictions)")
+
+
+def _exporting(parser: Parser) -> None:
+    _using(parser)
+    parser.add_argument("--to", type=Path, metavar="PATH", help="file or folder (default: OUT/WEIGHTS.onnx)")
+    parser.add_argument(
+        "--format", choices=list(SUFFIXES), help="onnx (default), or torch: a program of torch.export, .pt2"
+    )
+    parser.add_argument("--fold", action="store_true", help="put batch norms into the convolutions before them")
+    parser.add_argument(
+        "--size", type=int, nargs="+", metavar="N", help="sides of an input, as 224 224 (default: as in the recipe)"
+    )
+    parser.add_argument("--fixed-size", action="store_true", help="take inputs of that size only, in batches of any")
 
 
 def _recipe(parser: Parser) -> None:
@@ -414,6 +429,42 @@ def _constructor(name: str) -> dict[str, object]:
     return {"class_path": "glore.nets.images.backbone", "init_args": {"name": name}}
 
 
+def export(options: argparse.Namespace, flags: list[str]) -> int:
+    """Write a trained network as a file that runs without this library."""
+    import torch
+
+    from glore.export import to_onnx, to_program
+    from glore.fold import folded
+
+    this = _of_folder(options, flags)
+    path = _exported(options)
+    this.load(options.weights)
+    net = this.task.net
+    try:
+        size = this.input_size(options.size)
+    except FileNotFoundError as error:
+        raise ValueError(f"the size of an input is not known ({error}): give --size, such as --size 224 224") from error
+    if options.fold:
+        net = folded(net, torch.zeros(1, *size))
+    write = to_onnx if path.suffix == SUFFIXES["onnx"] else to_program
+    moved = write(net, path, size, free_size=not options.fixed_size, metadata=this.about(options.weights))
+    sides = " × ".join(map(str, size[1:]))
+    print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+    print(f"input: batches of {size[0]} channels, {sides}" + ("" if options.fixed_size else " or any other size"))
+    print(f"its output differs from the network's by {moved:.1e} of the largest number, on other inputs")
+    return 0
+
+
+def _exported(options: argparse.Namespace) -> Path:
+    """The file to write, whose suffix tells its format."""
+    to: Path = options.to or options.out
+    if to.suffix in SUFFIXES.values() and not to.is_dir():
+        if options.format and to.suffix != SUFFIXES[options.format]:
+            raise ValueError(f"--to {to}: a file of --format {options.format} ends in {SUFFIXES[options.format]}")
+        return to
+    return to / f"{Path(options.weights).stem}{SUFFIXES[options.format or 'onnx']}"
+
+
 def scan(options: argparse.Namespace, flags: list[str]) -> int:
     """Read every file of the data once, and tell which ones are missing or broken."""
     from glore.train import recipe, tree
@@ -508,6 +559,12 @@ COMMANDS = {
         "glore maps photo.jpg --out runs/one",
         _mapping,
         maps,
+    ),
+    "export": Command(
+        "Write a trained network as an ONNX file, or as a program of torch.export",
+        "glore export --out runs/one --weights best --to net.onnx --fold",
+        _exporting,
+        export,
     ),
     "scan": Command(
         "Read every file of a data set once, and tell which ones are missing or broken",

@@ -56,7 +56,7 @@ class Frames:
             raise ValueError(f"crops={crops} must be 1, 3 or 5")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
-        self.short, self.aspect, self.crops = short, aspect, crops
+        self.short, self.aspect, self.crops, self.mean, self.std = short, aspect, crops, mean, std
         self.normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.recolour = v2.ColorJitter(jitter, jitter, jitter) if jitter else torch.nn.Identity()
 

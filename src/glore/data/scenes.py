@@ -52,6 +52,7 @@ class Scenes:
             raise ValueError(f"jitter={jitter} must be a share in [0, 1)")
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
+        self.size, self.mean, self.std = tuple(crop), mean, std
         self.normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         fill = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: IGNORED}
         self.random = v2.Compose(

@@ -45,7 +45,7 @@ class Preset:
             raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
         if views not in (1, 2, 10):
             raise ValueError(f"views={views} must be 1, 2 or 10")
-        self.size, self.views = size, views
+        self.size, self.mean, self.std, self.views = size, mean, std, views
         self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
     @property

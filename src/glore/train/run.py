@@ -28,6 +28,7 @@ from glore.train.progress import Progress
 from glore.train.recipe import Recipe
 from glore.train.task import Task
 from glore.train.tree import read
+from glore.units.ndim import CONVS
 from glore.weights import files
 
 RECIPE, RESULT, SAMPLES = "recipe.yaml", "result.json", "samples.safetensors"
@@ -180,15 +181,49 @@ class Run:
         """
         from glore.data.images import Pictures  # needs torchvision
 
-        own = self.recipe.dataset_class
-        arguments = dict(self.recipe.resolved["data"]["dataset"].get("init_args", {}))
-        if preset := arguments.get("preset"):
-            arguments["preset"] = files.construct(preset, trust=True)
+        own, arguments = self.recipe.dataset_class, dict(self._dataset_arguments())
+        if preset := self._preset():
+            arguments["preset"] = preset
         known = getattr(own, "names", None)  # without the data
         classes = self._kept(CLASSES, weights) or (known() if known else list(self.data.split("train").classes))
         palette = [tuple(map(int, line.split())) for line in self._kept(COLOURS, weights)]
         made = getattr(own, "for_paths", Pictures.for_paths)
         self.data.splits["test"] = made(paths, classes, arguments, palette)
+
+    def input_size(self, sides: Sequence[int] | None = None) -> tuple[int, ...]:
+        """Size of an input of the network without its batch, `(c, *space)`.
+
+        Args:
+            sides: of its space; by default as the preset makes them or, if there is none, as a test sample has them.
+
+        Raises:
+            FileNotFoundError: there is no preset, and the data are missing.
+            ValueError: there are more or fewer sides than the network's first convolution has, or one is too short.
+        """
+        conv = next((module for module in self.task.net.modules() if isinstance(module, CONVS)), None)
+        channels, axes = (conv.in_channels, len(conv.kernel_size)) if conv else (3, 2)
+        if sides is None and (side := getattr(self._preset(), "size", None)):
+            frames = self._dataset_arguments().get("frames")
+            sides = [*([frames] if frames else []), *([side, side] if isinstance(side, int) else side)]
+        if sides is None:
+            ((example, _),) = self.data.spread("test", 1)
+            sides = example.shape[1:]
+        if len(sides) != axes or min(sides) < 2:
+            raise ValueError(f"size {' '.join(map(str, sides))} must be {axes} sides of at least 2 each (--size)")
+        return (channels, *sides)
+
+    def about(self, weights: str | Path = "last") -> dict[str, str]:
+        """What has to be known to use the network elsewhere, as JSON: `classes`, and `mean` and `std` of its input."""
+        preset = self._preset()
+        known = {"classes": self._kept(CLASSES, weights), **{k: getattr(preset, k, None) for k in ("mean", "std")}}
+        return {name: json.dumps(value) for name, value in known.items() if value}
+
+    def _dataset_arguments(self) -> dict[str, Any]:
+        return self.recipe.resolved["data"]["dataset"].get("init_args", {})
+
+    def _preset(self) -> Any:
+        given = self._dataset_arguments().get("preset")
+        return given and files.construct(given, trust=True)
 
     def _kept(self, name: str, weights: str | Path) -> list[str]:
         """The lines of a file that the training of some weights left beside them; none if it did not."""

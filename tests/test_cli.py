@@ -64,7 +64,7 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["measure"], "give the names of networks, or --config RECIPE"),
         (["measure", "resnet51"], "'resnet51' is no network of timm; near it are"),
         (["measure", "glore.nets.small.smal"], "cannot be imported"),
-        (["measure", "resnet18", "--size", "224,224"], "--size 224,224: give 224, 1024x2048"),
+        (["measure", "resnet18", "--size", "224,224"], "'224,224' is no size: give sides of an input: 224, 1024x2048"),
         (["measure", "glore.nets.video.resnet18_3d"], "does not declare its input size"),
         (["measure", "resnet18", "--sise", "224"], "unknown option --sise: did you mean --size?"),
         (["measure", "."], "last.json is missing"),
@@ -155,14 +155,14 @@ def test_a_trained_network_is_exported(capsys, tmp_path, recipe_path):
     told = ort.InferenceSession(out / "best.onnx").get_modelmeta().custom_metadata_map
     assert json.loads(told["classes"]) == ["background", "common", "odd"]
     to = tmp_path / "net.pt2"
-    code, said, _ = glore(capsys, "export", "--out", out, "--to", to, "--size", "20", "24", "--fixed-size")
+    code, said, _ = glore(capsys, "export", "--out", out, "--to", to, "--size", "20x24", "--fixed-size")
     assert code == 0
     assert "20 × 24\n" in said
     assert torch.export.load(to).module()(torch.zeros(3, 1, 20, 24)).shape == (3, 3, 20, 24)
     for arguments, message in (
         (["--to", to, "--format", "onnx"], "a file of --format onnx ends in .onnx"),
         (["--format", "tflite"], "invalid choice: 'tflite'"),
-        (["--size", "24"], "size 24 must be 2 sides of at least 2 each (--size)"),
+        (["--size", "8x24x24"], "size 8x24x24 must be 2 sides of at least 2 each (--size)"),
         (["--weights", "absent"], "give last, best, start or the path"),
     ):
         code, _, err = glore(capsys, "export", "--out", out, *arguments)
@@ -201,7 +201,7 @@ def test_a_size_that_is_not_known_is_asked_for(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("glore.train.data.Data.spread", spread)
     code, _, err = glore(capsys, "export", "--config", "digits", "--weights", "start")
     assert code == 2
-    assert "the size of an input is not known (scenes/ is missing): give --size, such as --size 224 224" in err
+    assert "the size of an input is not known (scenes/ is missing): give --size, such as --size 224" in err
 
 
 def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):

@@ -43,9 +43,12 @@ PREPARED = {  # lines that a page takes for done on another one
     "maps.md": [
         "glore fit --config finetune --data.root my_pictures --out runs/mine",
         "glore compare --config digits --out runs/demo",
-    ]
+    ],
+    "export.md": ["glore fit --config finetune --data.root my_pictures --out runs/one"],
+    "publish.md": ["glore fit --config finetune --data.root my_pictures --out runs/one"],
 }
 EXCLUDED = {  # how a line begins, and why it is not run
+    "glore publish --out runs/one --to my-network --push": "needs the hub",
     "make ": "makes an environment, or takes minutes",
     "torchrun ": "several devices; tests/train/test_processes.py runs two processes",
     "srun ": "needs SLURM",
@@ -56,17 +59,16 @@ EXCLUDED = {  # how a line begins, and why it is not run
 }
 
 
-def blocks(page, language):
-    """The fenced blocks of a page in a language, or in none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    return [block for name, block in found if name == language]
-
-
-def commands(page):
-    """The command lines of a page, whole, without comments."""
-    lines = [line for block in blocks(page, "") for line in re.sub(r"\\\n\s*", "", block).splitlines()]
-    known = tuple(f"glore {name}" for name in COMMANDS)
-    return [line.split("  #")[0].strip() for line in lines if line.startswith((*known, *EXCLUDED))]
+def blocks(page):
+    """The fenced blocks of a page that can be run, in order: lists of command lines without comments, and Python."""
+    known = (*(f"glore {name}" for name in COMMANDS), *EXCLUDED)
+    for language, text in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
+        lines = re.sub(r"\\\n\s*", "", text).splitlines()
+        commands = [line.split("  #")[0].strip() for line in lines if line.startswith(known)]
+        if language == "python":
+            yield text
+        elif not language and commands:
+            yield commands
 
 
 def small(line):
@@ -137,31 +139,30 @@ def scenes(draw, pictures, masks, splits, shift=0):
                 image.save(path)
 
 
+QUICK = ("README.md", "maps.md")
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize(
     "page",
-    [page if page.name == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in PAGES],
+    [page if page.name in QUICK else pytest.param(page, marks=pytest.mark.slow) for page in PAGES if [*blocks(page)]],
     ids=lambda page: page.name,
 )
-def test_the_command_lines_run(page, world, capsys):
-    lines = [line for line in commands(page) if not line.startswith(tuple(EXCLUDED))]
-    if not lines:
-        pytest.skip("no line to run")
-    if any("efficientnet-lite0.pth" in line for line in lines):
+def test_a_page_does_what_it_says(page, world, capsys):
+    """Its command lines run, each ending well, and its Python blocks, in one namespace."""
+    text, names = page.read_text(), {}
+    if "efficientnet-lite0.pth" in text:
         torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), "efficientnet-lite0.pth")
-    for line in (*PREPARED.get(page.name, ()), *lines):
-        arguments = small(line)
-        code = main(arguments)
-        said = capsys.readouterr()
-        assert code == 0, f"{page.name}: {line}\nas: {arguments}\n{said.out}{said.err}"
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_the_python_blocks_run(page, world):
-    """Every Python block of a page, in order, in one namespace."""
-    if "checkpoint.pth" in page.read_text():
+    if "checkpoint.pth" in text:
         published = json.loads((ROOT / "tests/golden/video_resnet50.json").read_text())
         torch.save({name: torch.zeros(shape) for name, shape in published["state_dict"]}, "checkpoint.pth")
-    names: dict[str, object] = {}
-    for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), names)
+    for block in (PREPARED.get(page.name, []), *blocks(page)):
+        if isinstance(block, str):
+            exec(compile(block, page.name, "exec"), names)
+            continue
+        for line in block:
+            if line.startswith(tuple(EXCLUDED)):
+                continue
+            code = main(small(line))
+            said = capsys.readouterr()
+            assert code == 0, f"{line}\nas: {small(line)}\n{said.out}{said.err}"

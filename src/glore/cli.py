@@ -44,6 +44,7 @@ EXTRAS = {  # which extra of this package brings a module
     "av": "video",
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }
+SIDES = "sides of an input: 224, 1024x2048, or of clips 8x224x224"
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}  # of exported files
 FAULTS = (ValueError, OSError, ImportError, ArithmeticError)  # what a user can mend; anything else is our mistake
 
@@ -204,6 +205,15 @@ def _predicting(parser: Parser) -> None:
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/predictions)")
 
 
+def _sides(text: str) -> list[int]:
+    """The sides of an input; of a square, one is enough."""
+    try:
+        sides = [int(side) for side in text.lower().split("x")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: give {SIDES}") from error
+    return sides * 2 if len(sides) == 1 else sides
+
+
 def _exporting(parser: Parser) -> None:
     _using(parser)
     parser.add_argument("--to", type=Path, metavar="PATH", help="file or folder (default: OUT/WEIGHTS.onnx)")
@@ -211,9 +221,7 @@ def _exporting(parser: Parser) -> None:
         "--format", choices=list(SUFFIXES), help="onnx (default), or torch: a program of torch.export, .pt2"
     )
     parser.add_argument("--fold", action="store_true", help="put batch norms into the convolutions before them")
-    parser.add_argument(
-        "--size", type=int, nargs="+", metavar="N", help="sides of an input, as 224 224 (default: as in the recipe)"
-    )
+    parser.add_argument("--size", type=_sides, metavar="HxW", help=f"{SIDES} (default: as in the recipe)")
     parser.add_argument("--fixed-size", action="store_true", help="take inputs of that size only, in batches of any")
 
 
@@ -232,7 +240,7 @@ def _measuring(parser: Parser) -> None:
     )
     parser.add_argument("--config", action=Once, metavar="RECIPE", help="the networks of a recipe's variants")
     parser.add_argument("--variant", action="append", default=[], help="only this variant; may be given more than once")
-    parser.add_argument("--size", metavar="HxW", help="of the input: 224, 1024x2048, or of clips 8x224x224")
+    parser.add_argument("--size", type=_sides, metavar="HxW", help=f"{SIDES} (default: as the network declares)")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples (default: 1)")
     parser.add_argument("--training", action="store_true", help="measure forward and backward in training mode, too")
     parser.add_argument("--device", default="cpu", help="default: cpu")
@@ -405,12 +413,7 @@ def measure(options: argparse.Namespace, flags: list[str]) -> int:
         raise ValueError(f"{option} is no option of glore measure; see glore measure --help")
     if not networks:
         raise ValueError("give the names of networks, or --config RECIPE")
-    try:
-        size = [int(side) for side in options.size.lower().split("x")] if options.size else None
-    except ValueError as error:
-        raise ValueError(f"--size {options.size}: give 224, 1024x2048, or of clips 8x224x224") from error
-    size = size * 2 if size and len(size) == 1 else size
-    rows = measure.costs(networks, size, options.batch, options.training, options.device)
+    rows = measure.costs(networks, options.size, options.batch, options.training, options.device)
     print(json.dumps(rows, indent=2) if options.json else tables.costs(rows))
     return 0
 
@@ -443,7 +446,7 @@ def export(options: argparse.Namespace, flags: list[str]) -> int:
     try:
         size = this.input_size(options.size)
     except FileNotFoundError as error:
-        raise ValueError(f"the size of an input is not known ({error}): give --size, such as --size 224 224") from error
+        raise ValueError(f"the size of an input is not known ({error}): give --size, such as --size 224") from error
     if options.fold:
         net = folded(net, torch.zeros(1, *size))
     write = to_onnx if path.suffix == SUFFIXES["onnx"] else to_program

@@ -60,7 +60,7 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
         for conv, norm in _pairs(net, example):
             _fold(net, conv, norm)
     moved = probe.difference(probe.run(net, (example,)), expected)
-    if moved > TOLERANCE:
+    if not moved <= TOLERANCE:  # nor if it is no number
         raise ValueError(
             f"folded: the outputs of this {type(net).__name__} move by {moved:.1e} of the largest, more than "
             f"{TOLERANCE:.0e}: use the network as it is"

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from glore import probe
+from glore.units.ndim import CONVS
 from glore.weights import files
 
 
@@ -147,7 +148,7 @@ def _example(net: nn.Module, size: Sequence[int] | None, batch: int) -> Tensor:
     if size is None:
         (one,) = probe.inputs_for(net, None)
         return one.expand(batch, *one.shape[1:]).contiguous()
-    channels = next((m.in_channels for m in net.modules() if isinstance(m, probe.CONVOLUTIONS)), 3)
+    channels = next((m.in_channels for m in net.modules() if isinstance(m, CONVS)), 3)
     device = next(net.parameters()).device
     return torch.randn(batch, channels, *size, device=device)
 

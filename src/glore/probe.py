@@ -111,9 +111,8 @@ def _close(x: Tensor, y: Tensor) -> bool:
     return x.shape == y.shape and torch.allclose(x, y, rtol=1e-3, atol=1e-3 * size, equal_nan=True)
 
 
-CONVOLUTIONS = nn.modules.conv._ConvNd
 # layers that tell which axis they take for channels, by what they are made for
-FIRST_AXIS = (CONVOLUTIONS, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+FIRST_AXIS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 LAST_AXIS = (nn.Linear, nn.LayerNorm)
 
 

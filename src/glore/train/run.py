@@ -209,7 +209,7 @@ class Run:
             ((example, _),) = self.data.spread("test", 1)
             sides = example.shape[1:]
         if len(sides) != axes or min(sides) < 2:
-            raise ValueError(f"size {' '.join(map(str, sides))} must be {axes} sides of at least 2 each (--size)")
+            raise ValueError(f"size {'x'.join(map(str, sides))} must be {axes} sides of at least 2 each (--size)")
         return (channels, *sides)
 
     def about(self, weights: str | Path = "last") -> dict[str, str]:

@@ -154,3 +154,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"cannot write .*file/net\.pt2 \("):
         to_program(nn.Identity(), tmp_path / "file/net.pt2", (1, 4, 4))
+
+
+def test_a_size_that_ends_in_one_position_is_free_too(tmp_path):
+    net = pytest.importorskip("timm").create_model("test_resnet", num_classes=3).to(memory_format=torch.channels_last)
+    assert to_program(net, tmp_path / "net.pt2", (3, 32, 32)) < 1e-5
+    assert net.conv1[3].weight.is_contiguous(memory_format=torch.channels_last), "the network was changed"

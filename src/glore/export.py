@@ -7,6 +7,7 @@ with.
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from glore import probe
 from glore.weights import files
 
 TOLERANCE = 1e-4  # of the largest output
+LEAST = 64  # a side to trace with: on a map of one position, which 32 strides make of less, a size is taken for fixed
 AXES = {1: ("length",), 2: ("height", "width"), 3: ("frames", "height", "width")}
 Run = Callable[[Tensor], object]
 
@@ -108,9 +110,12 @@ def to_program(
 def _traced(net: nn.Module, size: Sequence[int], free_size: bool) -> ExportedProgram:
     if len(size) - 1 not in AXES or min(size[1:]) < 2:
         raise ValueError(f"size={tuple(size)} must be (channels, *space), with 1 to 3 axes of space of at least 2 each")
+    space = len(size) - min(len(size) - 1, 2)  # where height and width begin, behind channels and frames
+    traced = [*size[:space], *(max(side, LEAST) for side in size[space:])] if free_size else size
     free = (dict.fromkeys(_names(size, free_size), Dim.DYNAMIC),)
+    net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)  # weights lie in files as they are named
     with _refusing(net, free_size), probe.evaluating(net), _quiet():
-        return torch.export.export(net, (_input(net, 2, size),), dynamic_shapes=free, strict=False)
+        return torch.export.export(net, (_input(net, 2, traced),), dynamic_shapes=free, strict=False)
 
 
 def _names(size: Sequence[int], free_size: bool) -> dict[int, str]:

@@ -203,6 +203,24 @@ def test_arguments_may_be_lists_of_networks_and_free_ones(monkeypatch):
     assert len(files.construct(constructor, trust=True)) == 3
 
 
+def test_what_an_argument_makes_may_have_units_of_its_own():
+    head = {"class_path": "glore.nets.heads.FCN", "init_args": {"width": 8, "unit": {"class_path": "glore.GloRe2d"}}}
+    constructor = {"class_path": "glore.nets.segmenter.segmenter", "init_args": {"name": "test_resnet", "classes": 3}}
+    constructor["init_args"]["head"] = head
+    pytest.importorskip("timm")
+    assert isinstance(files.construct(constructor).head.context[0], glore.GloRe2d)
+    head["init_args"]["unit"] = {"class_path": "os.system"}
+    with pytest.raises(ValueError, match=r"'os\.system' is not a builder of glore"):
+        files.construct(constructor)
+
+
+def test_foreign_builders_are_told_wherever_they_stand():
+    constructor = json.loads(json.dumps(CONSTRUCTOR))
+    assert files.foreign(constructor) == []
+    constructor["init_args"]["widths"] = [{"class_path": "a.b", "init_args": {"c": {"class_path": "os.system"}}}]
+    assert files.foreign(constructor) == ["a.b", "os.system"]
+
+
 def test_maps_with_channels_last_are_saved_as_they_are(tmp_path):
     weight = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     files.save(tmp_path / "net", {"weight": weight}, CONSTRUCTOR)

@@ -170,11 +170,24 @@ def factory(constructor: Constructor, *, trust: bool = False) -> Callable[..., A
         if not _is_constructor(value):
             return value
         if name in parameters and _takes_callable(parameters[name].annotation):
-            inner, inner_arguments = _resolve(value, trust)
-            return partial(inner, **inner_arguments)
+            return factory(value, trust=trust)
         return construct(value, trust=trust)
 
     return partial(builder, **{name: made(name, value) for name, value in arguments.items()})
+
+
+def foreign(constructor: Constructor) -> list[str]:
+    """The builders that a constructor names, its arguments' too, and that are not ours."""
+
+    def named(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            if _is_constructor(value):
+                yield str(value["class_path"])
+            value = list(value.values())
+        for item in value if isinstance(value, list) else ():
+            yield from named(item)
+
+    return sorted(set(named(constructor)) - BUILDERS)
 
 
 def _is_constructor(value: object) -> bool:

@@ -91,11 +91,7 @@ def backbone(
             "or False to start from nothing"
         ) from None
     if unit is not None and units:
-        (example,) = probe.inputs_for(model, None)
-        told = dict(options or {})
-        dilated = told.pop("output_stride", 32) != 32  # which hides where the strides were
-        undilated = timm.create_model(name, num_classes=0, **told) if dilated else model
-        insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
+        with_units(model, units, unit, lambda **told: timm.create_model(name, num_classes=0, **told), options or {})
     if isinstance(pretrained, str):
         fresh = not load_pretrained(model, pretrained)
     else:
@@ -103,6 +99,29 @@ def backbone(
     if fresh:  # timm starts some classifiers from numbers that are far too large for few classes
         model.reset_classifier(model.num_classes)
     return model
+
+
+def with_units(
+    model: nn.Module,
+    units: Units,
+    unit: Callable[[int], nn.Module],
+    make: Callable[..., nn.Module],
+    options: Mapping[str, Any],
+) -> nn.Module:
+    """Put units into a network that timm made, in place.
+
+    Args:
+        model: the network.
+        units: stage → how many, or their indices, as `backbone` takes them.
+        unit: makes a unit from its channels.
+        make: makes the network again from options: a dilated one hides where its strides were.
+        options: that it was made with.
+    """
+    (example,) = probe.inputs_for(model, None)
+    told = dict(options)
+    dilated = told.pop("output_stride", 32) != 32
+    undilated = make(**told) if dilated else model
+    return insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:

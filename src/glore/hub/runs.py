@@ -1,0 +1,126 @@
+"""A training as a folder to share: its network, and a card filled from its recipe and its scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+import pkgutil
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from glore.hub.card import Training
+from glore.hub.folders import save_pretrained
+
+if TYPE_CHECKING:
+    from glore.train.run import Run
+
+
+def save_run(
+    run: Run,
+    folder: Path | str,
+    weights: Literal["last", "best"] = "last",
+    *,
+    test: bool = False,
+    dataset: str | None = None,
+    license: str | None = None,  # noqa: A002, as the hub calls it
+    name: str | None = None,
+) -> Path:
+    """Write what a run trained into a folder that `from_pretrained` reads.
+
+    The card has the scores that the run left: those on the validation split, and of the last weights of a compared run
+    those on the test split. One sample of the data is read, for the size of an input. Nothing tells where files of
+    yours lie: paths become names.
+
+    Args:
+        run: as `glore.train.run.prepare` makes it, in the folder of its training.
+        folder: where to; new, empty, or with a network that was published before.
+        weights: `"last"`, or `"best"`, those of the epoch with the best score on the validation split.
+        test: score them on the test split first.
+        dataset: the name of the data set; by default that of its class.
+        license: its identifier on the hub, such as `"mit"`.
+        name: on the hub, `user/name`, for the card; the folder's by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: there are no such weights, or no data.
+        ValueError: weights are damaged, or the folder holds something else.
+        OSError: the folder cannot be written.
+    """
+    from glore.train.folder import CLASSES
+    from glore.train.run import RESULT
+
+    run.load(weights)
+    scores = {"val": _validated(run.folder / "curves.csv", run.task.metric, weights)}
+    result = run.folder / RESULT
+    if test:
+        scores["test"] = run.evaluate("test", weights)
+    elif weights == "last" and result.is_file():
+        scores["test"] = json.loads(result.read_text())["metrics"]
+    ((sample, _),) = run.data.spread("test", 1)
+    classes = run.folder / CLASSES
+    return save_pretrained(
+        run.task.net.eval(),
+        folder,
+        run.recipe.constructor,
+        example=run.task.seen(sample[None]),
+        classes=classes.read_text().splitlines() if classes.is_file() else (),
+        training=_training(run, weights, {split: told for split, told in scores.items() if told}, dataset),
+        license=license,
+        name=name,
+    )
+
+
+def _training(run: Run, weights: str, scores: Mapping[str, Mapping[str, float]], dataset: str | None) -> Training:
+    import yaml
+
+    given = run.recipe.resolved["data"]["dataset"]
+    arguments = given.get("init_args") or {}
+    root = " --data.root DIR" if "root" in arguments else ""
+    return Training(
+        dataset=dataset or given["class_path"].rpartition(".")[2],
+        weights=weights,
+        scores=scores,
+        normalisation=_normalisation(arguments.get("preset") or {}),
+        recipe=yaml.safe_dump(_portable(run.recipe.decisive), sort_keys=False),
+        command=f"glore fit --config recipe.yaml{root}",
+    )
+
+
+def _validated(curves: Path, metric: str, weights: str) -> dict[str, float]:
+    """The scores on the validation split after the last epoch, or after the first of the best ones."""
+    if not curves.is_file():
+        return {}
+    with curves.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    row = max(rows, key=lambda row: float(row.get(f"val/{metric}") or "-inf")) if weights == "best" else rows[-1]
+    return {key.removeprefix("val/"): float(value) for key, value in row.items() if key.startswith("val/") and value}
+
+
+def _normalisation(preset: Mapping[str, Any]) -> str:
+    kind, given = preset and pkgutil.resolve_name(preset["class_path"]), preset.get("init_args") or {}
+    mean, std = (given.get(key) or getattr(kind, key.upper(), None) for key in ("mean", "std"))
+    return f"values in [0, 1], minus {list(mean)}, by {list(std)}, for red, green and blue" if mean and std else ""
+
+
+def _portable(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's values as a tree, in which files go by their names and not by where they lie."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+        node[last] = _named(value)
+    return tree
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_named(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _named(item) for key, item in value.items()}
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if isinstance(value, str) else value

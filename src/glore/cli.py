@@ -40,7 +40,7 @@ Every key of a recipe is a flag. `glore recipe NAME` prints a recipe with all it
 EXTRAS = {  # which extra of this package brings a module
     **dict.fromkeys(("jsonargparse", "lightning_fabric", "matplotlib", "numpy", "PIL"), "show"),
     **dict.fromkeys(("pytorch_lightning", "tqdm", "yaml"), "show"),
-    **dict.fromkeys(("timm", "torchvision"), "timm"),
+    **dict.fromkeys(("huggingface_hub", "timm", "torchvision"), "timm"),
     "av": "video",
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }
@@ -223,6 +223,19 @@ def _exporting(parser: Parser) -> None:
     parser.add_argument("--fold", action="store_true", help="put batch norms into the convolutions before them")
     parser.add_argument("--size", type=_sides, metavar="HxW", help=f"{SIDES} (default: as in the recipe)")
     parser.add_argument("--fixed-size", action="store_true", help="take inputs of that size only, in batches of any")
+
+
+def _publishing(parser: Parser) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of a run that `glore fit` made")
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="DIR", help="where to write: a new folder, or one published before"
+    )
+    parser.add_argument("--weights", choices=("last", "best"), default="last", help="default: last")
+    parser.add_argument("--test", action="store_true", help="score them on the test data first, for the card")
+    parser.add_argument("--dataset", metavar="NAME", help="name of the data set (default: that of its class)")
+    parser.add_argument("--license", metavar="ID", help="for the card, as the hub names it: mit, apache-2.0, …")
+    parser.add_argument("--push", metavar="USER/NAME", help="upload the folder to the Hugging Face hub")
+    parser.add_argument("--private", action="store_true", help="where only you see it")
 
 
 def _recipe(parser: Parser) -> None:
@@ -468,6 +481,23 @@ def _exported(options: argparse.Namespace) -> Path:
     return to / f"{Path(options.weights).stem}{SUFFIXES[options.format or 'onnx']}"
 
 
+
+
+def publish(options: argparse.Namespace, flags: list[str]) -> int:
+    """Write a trained network into a folder that others can load, and upload it if asked."""
+    from glore import hub
+
+    if options.private and not options.push:
+        raise ValueError("--private is about the hub: give --push USER/NAME as well")
+    options.config = None
+    about = {"test": options.test, "dataset": options.dataset, "license": options.license, "name": options.push}
+    folder = hub.save_run(_of_folder(options, flags), options.to, options.weights, **about)
+    print(*sorted(path for path in folder.iterdir() if path.is_file()), sep="\n")
+    if options.push:
+        print(f"pushed: {hub.push_to_hub(folder, options.push, private=options.private)}")
+    return 0
+
+
 def scan(options: argparse.Namespace, flags: list[str]) -> int:
     """Read every file of the data once, and tell which ones are missing or broken."""
     from glore.train import recipe, tree
@@ -568,6 +598,12 @@ COMMANDS = {
         "glore export --out runs/one --weights best --to net.onnx --fold",
         _exporting,
         export,
+    ),
+    "publish": Command(
+        "Write a trained network into a folder that others can load, with a model card",
+        "glore publish --out runs/one --to my-network --weights best --license mit",
+        _publishing,
+        publish,
     ),
     "scan": Command(
         "Read every file of a data set once, and tell which ones are missing or broken",

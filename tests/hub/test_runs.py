@@ -5,6 +5,8 @@ import json
 
 import pytest
 import torch
+import yaml
+from PIL import Image
 
 pytest.importorskip("pytorch_lightning")
 pytest.importorskip("sklearn")
@@ -82,6 +84,35 @@ def test_the_recipe_trains_the_same_network_again(glore, trained):
     assert second.decisive == first.decisive
     for path in folder.iterdir():
         assert str(trained.parent).encode() not in path.read_bytes()
+
+
+def test_pictures_of_ones_own_are_named_and_not_placed(glore, tmp_path, tree, monkeypatch):
+    pytest.importorskip("torchvision")
+    for kind, colour in (("red", (200, 0, 0)), ("blue", (0, 0, 200))):
+        (tmp_path / "secret" / kind).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (20, 20), colour).save(tmp_path / "secret" / kind / f"{i}.png")
+    arguments = {"classes": 2, "widths": [4], "depths": [1], "strides": [2, 2]}
+    net = {"class_path": "glore.nets.small.small_classifier", "init_args": arguments}
+    dataset = {
+        "class_path": "glore.data.images.ImageFolder",
+        "init_args": {"root": str(tmp_path / "secret"), "preset": {"class_path": "glore.data.transforms.Small"}},
+    }
+    tree["model"] = {"class_path": "glore.train.classify.Classify", "init_args": {"net": net}}
+    tree["data"] = {"dataset": dataset, "batch_size": 2}
+    (tmp_path / "colours.yaml").write_text(yaml.safe_dump(tree))
+    assert glore("fit", "--config", tmp_path / "colours.yaml", "--out", tmp_path / "run", "--epochs", "1")[0] == 0
+
+    folder, card = published(glore, tmp_path / "run", "--dataset", "Colours")
+    assert "values in [0, 1], minus [0.4914, 0.4822, 0.4465], by [0.247, 0.2435, 0.2616]" in card.text
+    assert "glore fit --config recipe.yaml --data.root DIR" in card.text
+    assert card.data.pipeline_tag == "image-classification"
+    assert not any(b"secret" in path.read_bytes() for path in folder.iterdir())
+    monkeypatch.chdir(tmp_path)
+    flags = ("--config", folder / "recipe.yaml", "--weights", folder / "model.safetensors")
+    code, out, err = glore("predict", tmp_path / "secret/red/0.png", *flags)
+    assert code == 0, err
+    assert {"red", "blue"} <= set(out.split())
 
 
 def test_the_last_weights_of_a_compared_run_have_its_test_scores(glore, trained):

@@ -16,6 +16,8 @@ from glore.hub.folders import save_pretrained
 if TYPE_CHECKING:
     from glore.train.run import Run
 
+ROOT = "my_data"  # where the data of a published recipe lie, until --data.root says so
+
 
 def save_run(
     run: Run,
@@ -77,16 +79,17 @@ def save_run(
 def _training(run: Run, weights: str, scores: Mapping[str, Mapping[str, float]], dataset: str | None) -> Training:
     import yaml
 
-    given = run.recipe.resolved["data"]["dataset"]
+    given, values = run.recipe.resolved["data"]["dataset"], run.recipe.decisive
     arguments = given.get("init_args") or {}
-    root = " --data.root DIR" if "root" in arguments else ""
+    if rooted := "root" in arguments:
+        values["data.dataset.init_args.root"] = ROOT
     return Training(
         dataset=dataset or given["class_path"].rpartition(".")[2],
         weights=weights,
         scores=scores,
         normalisation=_normalisation(arguments.get("preset") or {}),
-        recipe=yaml.safe_dump(_portable(run.recipe.decisive), sort_keys=False),
-        command=f"glore fit --config recipe.yaml{root}",
+        recipe=yaml.safe_dump(_portable(values), sort_keys=False),
+        command="glore fit --config recipe.yaml" + (" --data.root DIR" if rooted else ""),
     )
 
 

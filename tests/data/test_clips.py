@@ -133,7 +133,7 @@ def test_a_table(tmp_path):
     for name in ("a", "b", "c"):
         video(tmp_path / f"{name}.mkv", 2)
     table = tmp_path / "clips.csv"
-    table.write_text("path, label,scene, split\n a.mkv,serve ,1,train\nb.mkv,lob,2, train\n\nc.mkv,lob,3,val\n")
+    table.write_text("path, label,scene, split\n a.mkv,serve ,1,train\nb.mkv,lob,2, train\n , ,,\nc.mkv,lob,3,val\n")
     assert ClipTable("train", str(tmp_path)).samples == [(tmp_path / "a.mkv", 1), (tmp_path / "b.mkv", 0)]
     assert ClipTable("test", str(tmp_path)).samples == [(tmp_path / "c.mkv", 0)], "val stands for it"
     table.write_text("path,label,split\na.mkv,,train\n")

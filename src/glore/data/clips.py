@@ -385,13 +385,16 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: a CSV file with the columns {', '.join(columns)}")
     table = csv.reader(io.StringIO(read_text(path), newline=""))
-    head, *lines = [(table.line_num, [cell.strip() for cell in cells]) for cells in table if cells] or [(1, [])]
-    if missing := [name for name in columns if name not in head[1]]:
+    lines: dict[int, list[str]] = {}
+    for cells in table:
+        lines[table.line_num] = [cell.strip() for cell in cells]
+    head = lines.pop(1, [])
+    if missing := [name for name in columns if name not in head]:
         raise ValueError(
             f"{path} lacks the column {missing[0]!r}: its first line must name {', '.join(columns)}, and names "
-            f"{', '.join(head[1]) or 'none'}"
+            f"{', '.join(head) or 'none'}"
         )
-    rows = {number: dict(zip(head[1], cells, strict=False)) for number, cells in lines}
+    rows = {number: dict(zip(head, cells, strict=False)) for number, cells in lines.items() if any(cells)}
     for number, row in rows.items():
         if empty := [name for name in columns if not row.get(name)]:
             raise ValueError(f"{path}, line {number}: no {empty[0]}")

@@ -481,8 +481,6 @@ def _exported(options: argparse.Namespace) -> Path:
     return to / f"{Path(options.weights).stem}{SUFFIXES[options.format or 'onnx']}"
 
 
-
-
 def publish(options: argparse.Namespace, flags: list[str]) -> int:
     """Write a trained network into a folder that others can load, and upload it if asked."""
     from glore import hub

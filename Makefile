@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 ENV := $(VENV)/.made
 
-.PHONY: help demo env test check bench-units bench-networks bench-segmentation bench-decoding bench-export clean
+.PHONY: help demo env test check bench-units bench-networks bench-segmentation bench-decoding bench-clips bench-export clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -45,6 +45,9 @@ bench-segmentation: $(ENV)  ## Measure units in a segmentation head at Cityscape
 
 bench-decoding: $(ENV)  ## Measure how fast clips are decoded (minutes; FOLDER=DIR for videos of yours too)
 	$(BIN)/python benchmarks/decoding.py $(FOLDER)
+
+bench-clips: $(ENV)  ## Measure the published 3-D networks (quarter of an hour)
+	$(BIN)/python benchmarks/clips.py
 
 bench-export: $(ENV)  ## Measure inference: folded, exported, compiled, channels last, bf16 (quarter of an hour; SMALL=1 tries it out)
 	$(BIN)/python benchmarks/export.py $(if $(SMALL),small)

@@ -66,7 +66,7 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["measure", "glore.nets.small.smal"], "cannot be imported"),
         (["measure", "resnet18", "--size", "224,224"], "'224,224' is no size: give sides of an input: 224, 1024x2048"),
         (["measure", "glore.nets.video.resnet18_3d"], "does not declare its input size"),
-        (["measure", "resnet18", "--sise", "224"], "unknown option --sise: did you mean --size?"),
+        (["measure", "resnet18", "--sise", "224"], "--sise is no option of glore measure"),
         (["measure", "."], "last.json is missing"),
         (["maps", "--out", "nowhere", "--nodes", "0"], "--nodes 0: at least 1 is needed"),
         (["demo", "--epoch", "1"], "unknown key epoch: did you mean epochs?"),

@@ -1,20 +1,19 @@
 """The page: whole, self-contained, and true to the results."""
 
+import io
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("matplotlib")
+import browser
 from glore.show import report, tables
 from glore.train import compare
 from glore.train.recipe import Comparison
 from glore.train.tree import put
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -97,18 +96,12 @@ def test_the_page_says_what_the_files_say(page):
 
 
 @pytest.mark.unchecked
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_the_page_opens_in_a_browser(page, tmp_path):
-    from PIL import Image
-
+@browser.needed
+def test_the_page_opens_in_a_browser(page):
     for width in (1280, 390):
-        picture = tmp_path / f"{width}.png"
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        flags += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
-        flags += [f"--window-size={width},1600", f"--screenshot={picture}"]
-        subprocess.run([CHROMIUM, *flags, page.as_uri()], check=True, capture_output=True, timeout=120)
-        seen = np.asarray(Image.open(picture).convert("L"))
-        assert seen.std() > 10, "the page is blank"
+        with browser.opened(page, width) as shown:
+            picture = Image.open(io.BytesIO(shown.screenshot()))
+        assert np.asarray(picture.convert("L")).std() > 10, "the page is blank"
 
 
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):

@@ -44,17 +44,16 @@ class Look:
     units: list[UnitMaps]
 
 
-def looks(this: Run, count: int, units: Sequence[str] = (), faults: list[str] | None = None) -> Iterator[Look]:
+def looks(this: Run, count: int, units: Sequence[str], faults: list[str]) -> Iterator[Look]:
     """Look at samples from all over the test split of a run, whose weights are loaded.
 
     Args:
         this: the run.
         count: how many samples, at most.
-        units: paths of the units to look at; all by default.
-        faults: takes what is wrong with samples that cannot be read; without it, the first one raises.
+        units: paths of the units to look at; all if there are none.
+        faults: takes what is wrong with samples that cannot be read.
 
     Raises:
-        BrokenSampleError: a sample cannot be read.
         ValueError: the network has no GloRe unit, or none of such a path, or takes neither pictures nor clips.
     """
     dataset = this.data.split("test")
@@ -62,8 +61,6 @@ def looks(this: Run, count: int, units: Sequence[str] = (), faults: list[str] | 
         try:
             sample, _ = this.data.item("test", index)
         except BrokenSampleError as error:
-            if faults is None:
-                raise
             faults.append(str(error))
             continue
         if sample.dim() < 3:

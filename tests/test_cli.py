@@ -68,7 +68,10 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["measure", "glore.nets.video.resnet18_3d"], "does not declare its input size"),
         (["measure", "resnet18", "--sise", "224"], "--sise is no option of glore measure"),
         (["measure", "."], "last.json is missing"),
-        (["maps", "--out", "nowhere", "--nodes", "0"], "--nodes 0: at least 1 is needed"),
+        (["measure", "runs/mine"], "runs/mine: no such folder"),
+        (["measure", "resnet18", "--batch", "0"], "argument --batch: 0: at least 1 is needed"),
+        (["measure", "resnet18", "--size", "0x8"], "'0x8' is no size"),
+        (["maps", "--out", "nowhere", "--nodes", "0"], "argument --nodes: 0: at least 1 is needed"),
         (["demo", "--epoch", "1"], "unknown key epoch: did you mean epochs?"),
         (["compare", "--config", "digits", "--seed", "-1"], "seed_everything=-1 must be in 0"),
         (["fit", "--config", "digits", "--trainer.precision", "bf16-mxied"], "did you mean bf16-mixed?"),
@@ -188,7 +191,7 @@ def test_the_size_of_an_input_is_known_without_the_data(tmp_path, monkeypatch, f
     monkeypatch.chdir(tmp_path)
     this = run.prepare(recipe.Recipe(tree.read(flags)), tmp_path)
     assert this.input_size() == size
-    about = {name: json.loads(text) for name, text in this.about("start").items()}
+    about = this.about("start")
     assert set(about) == (set() if "digits" in flags else {"mean", "std"})
     assert all(len(values) == 3 for values in about.values())
 

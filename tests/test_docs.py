@@ -139,7 +139,7 @@ def scenes(draw, pictures, masks, splits, shift=0):
                 image.save(path)
 
 
-QUICK = ("README.md", "maps.md")
+QUICK = ("README.md", "maps.md", "publish.md")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

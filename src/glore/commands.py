@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from contextlib import closing
@@ -188,18 +189,21 @@ def _mapping(parser: argparse.ArgumentParser) -> None:
     )
     _using(parser)
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/maps)")
-    parser.add_argument("--samples", type=int, default=8, metavar="N", help="how many, from all over (default: 8)")
-    parser.add_argument("--nodes", type=int, default=4, metavar="N", help="maps of each unit in a picture (default: 4)")
-    parser.add_argument("--unit", action="append", default=[], metavar="PATH", help="only this unit; likewise")
+    parser.add_argument(
+        "--samples", type=_positive, default=8, metavar="N", help="how many, from all over (default: 8)"
+    )
+    parser.add_argument(
+        "--nodes", type=_positive, default=4, metavar="N", help="maps of each unit in a picture (default: 4)"
+    )
+    parser.add_argument(
+        "--unit", action="append", default=[], metavar="PATH", help="only this unit; may be given more than once"
+    )
 
 
 def maps(options: argparse.Namespace, flags: list[str]) -> int:
     """Draw what the nodes of each GloRe unit look at."""
     from glore.show import viewer
 
-    for name in ("samples", "nodes"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name} {getattr(options, name)}: at least 1 is needed")
     this = _of_folder(options, flags)
     this.load(options.weights)
     if options.paths:
@@ -231,7 +235,7 @@ def _measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", action=Once, metavar="RECIPE", help="the networks of a recipe's variants")
     parser.add_argument("--variant", action="append", default=[], help="only this variant; may be given more than once")
     parser.add_argument("--size", type=_sides, metavar="HxW", help=f"{SIDES} (default: as the network declares)")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="samples (default: 1)")
+    parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="samples (default: 1)")
     parser.add_argument("--training", action="store_true", help="measure forward and backward in training mode, too")
     parser.add_argument("--device", default="cpu", help="default: cpu")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
@@ -239,8 +243,6 @@ def _measuring(parser: argparse.ArgumentParser) -> None:
 
 def measure(options: argparse.Namespace, flags: list[str]) -> int:
     """Tell what networks cost."""
-    import json
-
     from glore import measure
     from glore.show import tables
 
@@ -263,13 +265,12 @@ def measure(options: argparse.Namespace, flags: list[str]) -> int:
 
 def _constructor(name: str) -> dict[str, object]:
     """How a network is made that is called by its name in timm, its import path or the folder of its run."""
-    import json
+    from glore.weights import files
 
     if Path(name).is_dir():
-        made = Path(name) / "last.json"
-        if not made.is_file():
-            raise FileNotFoundError(f"{made} is missing: give the folder of a run that glore fit made")
-        return json.loads(made.read_text())
+        return files.constructor_in(Path(name) / "last.json")
+    if "/" in name:
+        raise FileNotFoundError(f"{name}: no such folder; give that of a run, a network's name in timm or import path")
     if "." in name:
         return {"class_path": name}
     if name.startswith("glore_"):
@@ -310,8 +311,9 @@ def export(options: argparse.Namespace, flags: list[str]) -> int:
         raise ValueError(f"the size of an input is not known ({error}): give --size, such as --size 224") from error
     if options.fold:
         net = folded(net, torch.zeros(1, *size))
+    about = {name: json.dumps(value) for name, value in this.about(options.weights).items()}
     write = to_onnx if path.suffix == SUFFIXES["onnx"] else to_program
-    moved = write(net, path, size, free_size=not options.fixed_size, metadata=this.about(options.weights))
+    moved = write(net, path, size, free_size=not options.fixed_size, metadata=about)
     sides = " × ".join(map(str, size[1:]))
     print(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
     print(f"input: batches of {size[0]} channels, {sides}" + ("" if options.fixed_size else " or any other size"))
@@ -329,11 +331,17 @@ def _exported(options: argparse.Namespace) -> Path:
     return to / f"{Path(options.weights).stem}{SUFFIXES[options.format or 'onnx']}"
 
 
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
+    return int(text)
+
+
 def _sides(text: str) -> list[int]:
     """The sides of an input; of a square, one is enough."""
     try:
-        sides = [int(side) for side in text.lower().split("x")]
-    except ValueError as error:
+        sides = [_positive(side) for side in text.lower().split("x")]
+    except (ValueError, argparse.ArgumentTypeError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no size: give {SIDES}") from error
     return sides * 2 if len(sides) == 1 else sides
 

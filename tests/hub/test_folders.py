@@ -4,7 +4,6 @@ import json
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import huggingface_hub
 import pytest
@@ -267,15 +266,6 @@ def test_weights_start_another_network(folder):
     net = files.construct({"class_path": "glore.nets.small.small_classifier", "init_args": arguments}, trust=True)
     assert len(glore.units_of(net)) == 1
     assert torch.equal(net.head[2].bias, load_file(folder / "model.safetensors")["head.2.bias"])
-
-
-def test_the_guides_examples_run(tmp_path, monkeypatch):
-    blocks = (Path(__file__).parents[2] / "docs/publish.md").read_text().split("```python\n")[1:]
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    for block in blocks:
-        exec(compile(block.split("```")[0], "publish.md", "exec"), names)
-    assert len(names["net"].get_classifier().weight) == 10
 
 
 @pytest.mark.unchecked

@@ -172,10 +172,8 @@ def test_paths_become_names():
     }
 
 
-def test_normalisation_is_that_of_the_preset():
-    pytest.importorskip("torchvision")
-    preset = {"class_path": "glore.data.transforms.Standard", "init_args": {"mean": [0.5, 0.5, 0.5], "std": None}}
-    assert runs._normalisation(preset) == (
-        "values in [0, 1], minus [0.5, 0.5, 0.5], by [0.229, 0.224, 0.225], for red, green and blue"
+def test_normalisation_is_told_if_it_is_known():
+    assert runs._normalisation(mean=[0.5, 0.5, 0.5], std=[0.2, 0.2, 0.2], classes=["a"]) == (
+        "values in [0, 1], minus [0.5, 0.5, 0.5], by [0.2, 0.2, 0.2], for red, green and blue"
     )
-    assert runs._normalisation({}) == ""
+    assert runs._normalisation(classes=["a"]) == ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import torch
 
 from glore.hub.card import Training
 from glore.hub.folders import save_pretrained
@@ -32,8 +33,8 @@ def save_run(
     """Write what a run trained into a folder that `from_pretrained` reads.
 
     The card has the scores that the run left: those on the validation split, and of the last weights of a compared run
-    those on the test split. One sample of the data is read, for the size of an input. Nothing tells where files of
-    yours lie: paths become names.
+    those on the test split. The data are read only if their preset does not tell the size of an input. Nothing tells
+    where files of yours lie: paths become names.
 
     Args:
         run: as `glore.train.run.prepare` makes it, in the folder of its training.
@@ -52,7 +53,6 @@ def save_run(
         ValueError: weights are damaged, or the folder holds something else.
         OSError: the folder cannot be written.
     """
-    from glore.train.folder import CLASSES
     from glore.train.run import RESULT
 
     run.load(weights)
@@ -62,21 +62,22 @@ def save_run(
         scores["test"] = run.evaluate("test", weights)
     elif weights == "last" and result.is_file():
         scores["test"] = json.loads(result.read_text())["metrics"]
-    ((sample, _),) = run.data.spread("test", 1)
-    classes = run.folder / CLASSES
+    about = run.about(weights)
     return save_pretrained(
         run.task.net.eval(),
         folder,
         run.recipe.constructor,
-        example=run.task.seen(sample[None]),
-        classes=classes.read_text().splitlines() if classes.is_file() else (),
-        training=_training(run, weights, {split: told for split, told in scores.items() if told}, dataset),
+        example=torch.zeros(1, *run.input_size()),
+        classes=about.get("classes", ()),
+        training=_training(run, weights, {split: told for split, told in scores.items() if told}, dataset, about),
         license=license,
         name=name,
     )
 
 
-def _training(run: Run, weights: str, scores: Mapping[str, Mapping[str, float]], dataset: str | None) -> Training:
+def _training(
+    run: Run, weights: str, scores: Mapping[str, Mapping[str, float]], dataset: str | None, about: Mapping[str, Any]
+) -> Training:
     import yaml
 
     given, values = run.recipe.resolved["data"]["dataset"], run.recipe.decisive
@@ -87,7 +88,7 @@ def _training(run: Run, weights: str, scores: Mapping[str, Mapping[str, float]],
         dataset=dataset or given["class_path"].rpartition(".")[2],
         weights=weights,
         scores=scores,
-        normalisation=_normalisation(arguments.get("preset") or {}),
+        normalisation=_normalisation(**about),
         recipe=yaml.safe_dump(_portable(values), sort_keys=False),
         command="glore fit --config recipe.yaml" + (" --data.root DIR" if rooted else ""),
     )
@@ -103,9 +104,7 @@ def _validated(curves: Path, metric: str, weights: str) -> dict[str, float]:
     return {key.removeprefix("val/"): float(value) for key, value in row.items() if key.startswith("val/") and value}
 
 
-def _normalisation(preset: Mapping[str, Any]) -> str:
-    kind, given = preset and pkgutil.resolve_name(preset["class_path"]), preset.get("init_args") or {}
-    mean, std = (given.get(key) or getattr(kind, key.upper(), None) for key in ("mean", "std"))
+def _normalisation(mean: Sequence[float] = (), std: Sequence[float] = (), **others: Any) -> str:
     return f"values in [0, 1], minus {list(mean)}, by {list(std)}, for red, green and blue" if mean and std else ""
 
 

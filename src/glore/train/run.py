@@ -212,11 +212,11 @@ class Run:
             raise ValueError(f"size {'x'.join(map(str, sides))} must be {axes} sides of at least 2 each (--size)")
         return (channels, *sides)
 
-    def about(self, weights: str | Path = "last") -> dict[str, str]:
-        """What has to be known to use the network elsewhere, as JSON: `classes`, and `mean` and `std` of its input."""
+    def about(self, weights: str | Path = "last") -> dict[str, list[Any]]:
+        """What has to be known to use the network elsewhere: `classes`, and `mean` and `std` of its input."""
         preset = self._preset()
         known = {"classes": self._kept(CLASSES, weights), **{k: getattr(preset, k, None) for k in ("mean", "std")}}
-        return {name: json.dumps(value) for name, value in known.items() if value}
+        return {name: list(values) for name, values in known.items() if values}
 
     def _dataset_arguments(self) -> dict[str, Any]:
         return self.recipe.resolved["data"]["dataset"].get("init_args", {})

@@ -108,16 +108,28 @@ def load(path: Path | str, *, trust: bool = False) -> nn.Module:
     for file in (weights_path, json_path):
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: a network is two files, NAME.safetensors and NAME.json")
-    try:
-        constructor = json.loads(json_path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{json_path} is not a JSON file: {error}") from error
+    constructor = constructor_in(json_path)
     try:
         net = construct(constructor, trust=trust)
     except (TypeError, ValueError, AttributeError, RuntimeError, KeyError) as error:
         raise ValueError(f"{json_path} makes no network: {error}") from error
     load_weights(net, weights_path)
     return net.eval()
+
+
+def constructor_in(path: Path) -> Constructor:
+    """The constructor in a JSON file that `save` wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: it tells how a network is made, and glore fit writes it")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
 
 
 def load_weights(net: nn.Module, path: Path | str) -> None:

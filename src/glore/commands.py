@@ -196,7 +196,7 @@ def _mapping(parser: argparse.ArgumentParser) -> None:
         "--nodes", type=_positive, default=4, metavar="N", help="maps of each unit in a picture (default: 4)"
     )
     parser.add_argument(
-        "--unit", action="append", default=[], metavar="PATH", help="only this unit; may be given more than once"
+        "--unit", action="append", default=[], metavar="PATH", help="only this; may be given repeatedly"
     )
 
 

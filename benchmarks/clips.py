@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 import page  # noqa: E402
-from glore import insert, measure  # noqa: E402
+from glore import measure, units_of  # noqa: E402
 from glore.nets import video  # noqa: E402
 from oracle import direct  # noqa: E402
 
@@ -31,7 +31,7 @@ SECONDS = 120  # for the times of a depth, in each mode
 def in_published_order(depth: int) -> nn.Module:
     """A network with GloRe units whose products run in the direct order, through torch's own layers."""
     net = getattr(video, f"resnet{depth}_3d")(units=UNITS)
-    for path, unit in insert.units_of(net).items():
+    for path, unit in units_of(net).items():
         net.set_submodule(path, direct(unit))
     return net
 

@@ -64,3 +64,9 @@ def sequence_classifier(width: int) -> nn.Module:
 
     layers = [nn.Conv1d(1, width, 5), nn.ReLU(), glore.GloRe1d(width), nn.AdaptiveAvgPool1d(1), nn.Flatten()]
     return nn.Sequential(*layers, nn.Linear(width, 2))
+
+
+def hungry_builder(mib: int) -> nn.Module:
+    """A convolution, whose making needs that much memory for a moment."""
+    torch.ones(mib, 2**18)
+    return nn.Conv2d(3, 64, 3)

@@ -1,5 +1,7 @@
 """Counts of parameters and multiply-adds."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -55,6 +57,14 @@ def test_costs_of_a_batch_are_those_of_its_samples():
     activation = 32 * 8 * 20 * 28 * 4 / 2**20
     assert activation < many["forward_mib"] < many["step_mib"] < 100 * activation
     assert many["step_ms"] > 0
+
+
+@pytest.mark.unchecked
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_memory_is_that_of_running_not_of_making():
+    hungry = {"class_path": "made.hungry_builder", "init_args": {"mib": 300}}
+    (row,) = measure.costs({"hungry": hungry}, [258, 258], seconds=0)
+    assert 16 <= row["forward_mib"] < 200
 
 
 @pytest.mark.unchecked

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
-import multiprocessing
+import os
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,8 +113,7 @@ def costs(
     Returns:
         Of each network: `network`, `size`, `parameters`, `multiply_adds` of a batch's forward, `forward_ms` and
         `forward_mib`, and with `training` also `step_ms` and `step_mib`. Times are medians, and all networks take
-        turns. Memory is what a first forward or step adds to the peak of a process of its own that holds the network
-        and its input, in MiB.
+        turns. Memory is what a first forward or step needs besides the network and its input, in MiB.
 
     Raises:
         ValueError: a network cannot be made, does not declare its size, or does not take this one.
@@ -168,10 +171,10 @@ def step(net: nn.Module, x: Tensor) -> None:
 def peak_mib(
     constructor: files.Constructor, shape: Sequence[int], training: bool = False, device: str = "cpu"
 ) -> float:
-    """What a first forward, or a forward and backward, adds to the most memory that was needed before, in MiB.
+    """What a first forward, or a forward and backward, needs besides the network and its input, in MiB.
 
-    On the CPU it is that of a process of its own, and is known on Linux only; nan elsewhere. On a GPU it is what torch
-    allocates there.
+    On the CPU it is what the peak of a process of its own has more than it held before, and is known on Linux only; nan
+    elsewhere. On a GPU it is what torch allocates there.
 
     Args:
         constructor: how the network is made; code that it names is run.
@@ -179,16 +182,37 @@ def peak_mib(
         training: whether to run forward and backward in training mode, or a forward in evaluation mode.
         device: where to.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as alone:  # what this process had at most says nothing
-        return alone.apply(_peak_mib, (constructor, shape, training, device, torch.get_num_threads()))
+    told = json.dumps([constructor, list(shape), training, device, torch.get_num_threads()])
+    alone = subprocess.run(  # what this process had at most says nothing
+        [sys.executable, "-c", "from glore import measure; measure._tell_peak()"],
+        input=told,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    if alone.returncode:
+        raise RuntimeError(f"a process of its own ended in: {alone.stderr.strip().splitlines()[-1]}")
+    return float(alone.stdout.splitlines()[-1])
 
 
-def _peak_mib(constructor: files.Constructor, shape: Sequence[int], training: bool, device: str, threads: int) -> float:
+def _tell_peak() -> None:
+    """Print what `peak_mib` asks for on standard input."""
+    constructor, shape, training, device, threads = json.load(sys.stdin)
     torch.set_num_threads(threads)
     net, x = files.construct(constructor, trust=True).to(device), torch.zeros(*shape, device=device)
+    _forget_peak(device)
     before = _most_mib(device)
     (step if training else forward)(net, x)
-    return _most_mib(device) - before
+    print(_most_mib(device) - before)
+
+
+def _forget_peak(device: str) -> None:
+    """From here on, the most memory is counted anew: making a network may have needed more than running it."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the high water mark
 
 
 def _most_mib(device: str) -> float:

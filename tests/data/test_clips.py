@@ -153,6 +153,9 @@ def test_a_table(tmp_path):
     table.write_bytes("path,label,split\na.mkv,ü,train\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"clips\.csv is no UTF-8 text"):
         ClipTable("train", str(tmp_path))
+    table.write_text("path,label,split\n" + "a" * 200_000)
+    with pytest.raises(ValueError, match=r"clips\.csv, line 2: field larger than .*; give a CSV file"):
+        ClipTable("train", str(tmp_path))
     table.unlink()
     with pytest.raises(
         FileNotFoundError, match=r"clips\.csv is missing: a CSV file with the columns path, label, split"

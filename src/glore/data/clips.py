@@ -386,8 +386,11 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
         raise FileNotFoundError(f"{path} is missing: a CSV file with the columns {', '.join(columns)}")
     table = csv.reader(io.StringIO(read_text(path), newline=""))
     lines: dict[int, list[str]] = {}
-    for cells in table:
-        lines[table.line_num] = [cell.strip() for cell in cells]
+    try:
+        for cells in table:
+            lines[table.line_num] = [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {table.line_num}: {error}; give a CSV file as spreadsheets write it") from error
     head = lines.pop(1, [])
     if missing := [name for name in columns if name not in head]:
         raise ValueError(

@@ -40,6 +40,16 @@ def test_places(name):
     assert tuple(found[f"res{k}"] for k in range(2, 6)) == PLACES[name]
 
 
+@pytest.mark.parametrize("name", ["dpn68", "densenet121", "xception41"])
+@torch.no_grad()
+def test_networks_that_count_their_blocks_find_the_maps_of_their_stages(name):
+    plain = images.backbone(name, unit=None).eval()
+    net = images.backbone(name, {"res3": 1, "res4": 2}).eval()
+    net.load_state_dict(plain.state_dict(), strict=False)
+    maps = [model.forward_intermediates(PICTURE + 1, intermediates_only=True) for model in (plain, net)]
+    assert all(map(probe.same, *maps))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
 def test_places_of_every_network(name):

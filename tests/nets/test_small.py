@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 import glore
 from glore.nets.small import SmallResNet, small_classifier, small_segmenter
+from glore.units import NonLocal2d
 
 BUILDERS = pytest.mark.parametrize("build", [small_segmenter, small_classifier])
 
@@ -44,8 +45,12 @@ def test_units_go_behind_the_blocks_and_change_nothing_at_first(build):
 
 
 @BUILDERS
-def test_no_unit_and_no_places_are_plain(build):
-    assert not glore.units_of(build(2, units={"res3": 1}))
+def test_units_are_glore_where_there_are_places(build):
+    assert not glore.units_of(build(2))
+    assert not glore.units_of(build(2, units={"res3": 1}, unit=None))
+    assert [type(unit) for unit in glore.units_of(build(2, units={"res3": 1})).values()] == [glore.GloRe2d]
+    with pytest.raises(ValueError, match="no place for it"):
+        build(2, unit=NonLocal2d)
 
 
 @BUILDERS

@@ -50,7 +50,6 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             model = make(**options)
             if units:
                 with_units(model, units, GloRe2d, make, options)
-                _count_again(model)
             return model
 
         return build_model_with_cfg(
@@ -60,13 +59,6 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
     build.__name__ = build.__qualname__ = f"glore_{name}"
     build.__doc__ = f"timm's `{name}` with GloRe units; `units` puts others in, as `glore.nets.images.backbone` does."
     return build
-
-
-def _count_again(model: Any) -> None:
-    """Count the units too, where a network finds its maps by counting its blocks."""
-    if hasattr(model, "feature_ends"):
-        places = [info["module"].split(".")[:2] for info in model.feature_info]
-        model.feature_ends = [list(model.get_submodule(path)._modules).index(child) for path, child in places]
 
 
 def _complete(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from glore import probe
 from glore.insert import remove, units_of
 from glore.nets.heads import FCN
-from glore.nets.images import PROBED, Units, backbone
+from glore.nets.images import PROBED, Units, backbone, count_blocks
+from glore.units import GloRe2d
 
 
 class Segmenter(nn.Module):
@@ -52,7 +53,7 @@ def segmenter(
     output_stride: Literal[8, 16, 32] = 8,
     auxiliary: bool = True,
     units: Units | None = None,
-    unit: Callable[[int], nn.Module] | None = None,
+    unit: Callable[[int], nn.Module] | None = GloRe2d,
     pretrained: bool | str = False,
     options: Mapping[str, Any] | None = None,
 ) -> Segmenter:
@@ -70,7 +71,7 @@ def segmenter(
         auxiliary: whether a plain `FCN` head of a quarter of the channels learns from the stage before.
         units: stage of the backbone → how many units to put there, or their indices, as `glore.nets.images.backbone`
             takes them. A stage keeps its name when it is dilated.
-        unit: makes a unit of the backbone from its channels.
+        unit: makes a unit of the backbone from its channels; None leaves the backbone plain.
         pretrained: True for the weights that timm knows of the backbone; or the path of a file with them.
         options: further arguments of `timm.create_model`.
 
@@ -112,6 +113,7 @@ def _prune(net: nn.Module, name: str) -> tuple[int, int]:
     """Take out the layers behind the last map, and tell the channels of the last two maps."""
     (example,) = (x[..., :PROBED, :PROBED] for x in probe.inputs_for(net, None))
     plain, training = remove(copy.deepcopy(net)), net.training
+    count_blocks(plain)
     hooks = [unit.register_forward_hook(lambda _, inputs, output: inputs[0]) for unit in units_of(net).values()]
     parameters = dict(net.named_parameters())
     with torch.enable_grad():

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glore.insert import insert
+from glore.units import GloRe2d
 
 
 class Block(nn.Module):
@@ -81,7 +82,7 @@ def small_segmenter(
     depths: Sequence[int] = (1, 1),
     strides: Sequence[int] = (2, 1, 2),
     units: Mapping[str, int | Sequence[int]] | None = None,
-    unit: Callable[[int], nn.Module] | None = None,
+    unit: Callable[[int], nn.Module] | None = GloRe2d,
     pretrained: str | bool = False,
 ) -> nn.Sequential:
     """A small network that gives each pixel a class: `SmallResNet`, then a 1×1 convolution and a pixel shuffle.
@@ -106,7 +107,7 @@ def small_segmenter(
 
     Example:
         >>> import glore
-        >>> net = small_segmenter(3, units={"res3": 1}, unit=glore.GloRe2d)
+        >>> net = small_segmenter(3, units={"res3": 1})
         >>> net(torch.zeros(2, 1, 48, 48)).shape, list(glore.units_of(net))
         (torch.Size([2, 3, 48, 48]), ['backbone.res3.0_glore'])
     """
@@ -131,7 +132,7 @@ def small_classifier(
     depths: Sequence[int] = (3, 3, 3),
     strides: Sequence[int] = (1, 1, 2, 2),
     units: Mapping[str, int | Sequence[int]] | None = None,
-    unit: Callable[[int], nn.Module] | None = None,
+    unit: Callable[[int], nn.Module] | None = GloRe2d,
     pretrained: str | bool = False,
 ) -> nn.Sequential:
     """A small network that gives a picture a class: `SmallResNet`, then the mean over positions and a linear layer.
@@ -160,7 +161,7 @@ def _with_units(
 ) -> nn.Sequential:
     if pretrained is True:
         raise ValueError("pretrained=True: nobody publishes weights of this network; give the path of a file")
-    if unit is not None:
+    if unit is not None and not (unit is GloRe2d and units is None):
         if not units:
             raise ValueError("a unit is given, but no place for it: give units as well, such as {'res3': 1}")
         insert(net, {f"backbone.{stage}": places for stage, places in units.items()}, unit, example=example)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from glore.insert import insert
 from glore.nets.images import Units, indices
+from glore.units import GloRe3d
 
 Size = tuple[int, int, int]  # of time, height and width
 
@@ -136,7 +137,7 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
     def build(
         classes: int | None = 400,
         units: Units | None = None,
-        unit: Callable[[int], nn.Module] | None = None,
+        unit: Callable[[int], nn.Module] | None = GloRe3d,
         width: int = 64,
         dropout: float = 0.5,
         pretrained: str | bool = False,
@@ -150,7 +151,7 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
         net = ResNet3d(depths, classes, bottleneck, width, dropout)
         if pretrained is True:
             raise ValueError("pretrained=True: give the path of a file with weights")
-        if unit is not None:
+        if unit is not None and not (unit is GloRe3d and units is None):
             net = insert(net, _places(net, units), unit, example=torch.zeros(1, 3, 8, 32, 32))
         if pretrained:
             from glore.nets.pretrained import load_pretrained

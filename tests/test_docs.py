@@ -3,7 +3,9 @@
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from PIL import Image
 
 import videos
 from glore.cli import COMMANDS, main
+from published import Published
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -123,6 +126,10 @@ def world(tmp_path, monkeypatch):
     Path("my_clips/serve/0.mp4").rename("match.mp4")
     table.pop(1)
     Path("my_clips/clips.csv").write_text("\n".join(table) + "\n")
+    for split in ("train", "val"):
+        Path(f"kinetics_{split}_avi.txt").write_text("0\t3\tserve/1.mp4\n")
+    unit = SimpleNamespace(GloRe_Unit_2D=Published)
+    monkeypatch.setitem(sys.modules, "network.global_reasoning_unit", unit)  # where the published code has it
     return tmp_path
 
 

@@ -28,6 +28,10 @@ from glore.units.ndim import CONVS
 from glore.weights import files
 
 
+# glibc keeps what is freed as soon as blocks are large, and then a peak tells more of its heap than of the network
+RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
+
+
 def parameters(net: nn.Module) -> int:
     """How many learned numbers a network has.
 
@@ -186,7 +190,7 @@ def peak_mib(
     alone = subprocess.run(  # what this process had at most says nothing
         [sys.executable, "-c", "from glore import measure; measure._tell_peak()"],
         input=told,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **RETURNED},
         capture_output=True,
         text=True,
     )

@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 
 import glore
 from glore.nets.small import SmallResNet, small_classifier, small_segmenter
-from glore.units import NonLocal2d
 
 BUILDERS = pytest.mark.parametrize("build", [small_segmenter, small_classifier])
 
@@ -49,8 +48,6 @@ def test_units_are_glore_where_there_are_places(build):
     assert not glore.units_of(build(2))
     assert not glore.units_of(build(2, units={"res3": 1}, unit=None))
     assert [type(unit) for unit in glore.units_of(build(2, units={"res3": 1})).values()] == [glore.GloRe2d]
-    with pytest.raises(ValueError, match="no place for it"):
-        build(2, unit=NonLocal2d)
 
 
 @BUILDERS

@@ -60,7 +60,7 @@ def page(tmp_path_factory):
             "note": "a < b & c",
             "seeds": [0, 1],
             "published": {"glore": 0.918},
-            "variants": {"plain": {}, "glore": {"model.net.unit": "glore.GloRe2d"}},
+            "variants": {"plain": {"model.net.unit": None}, "glore": {}},
         },
     }
     out = tmp_path_factory.mktemp("page")

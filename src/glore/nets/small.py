@@ -161,9 +161,7 @@ def _with_units(
 ) -> nn.Sequential:
     if pretrained is True:
         raise ValueError("pretrained=True: nobody publishes weights of this network; give the path of a file")
-    if unit is not None and not (unit is GloRe2d and units is None):
-        if not units:
-            raise ValueError("a unit is given, but no place for it: give units as well, such as {'res3': 1}")
+    if units and unit is not None:
         insert(net, {f"backbone.{stage}": places for stage, places in units.items()}, unit, example=example)
     if pretrained:
         from glore.nets.pretrained import load_pretrained  # reads files with timm

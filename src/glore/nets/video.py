@@ -151,7 +151,7 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
         net = ResNet3d(depths, classes, bottleneck, width, dropout)
         if pretrained is True:
             raise ValueError("pretrained=True: give the path of a file with weights")
-        if unit is not None and not (unit is GloRe3d and units is None):
+        if units and unit is not None:
             net = insert(net, _places(net, units), unit, example=torch.zeros(1, 3, 8, 32, 32))
         if pretrained:
             from glore.nets.pretrained import load_pretrained
@@ -180,9 +180,7 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
     return build
 
 
-def _places(net: ResNet3d, units: Units | None) -> dict[str, Sequence[int]]:
-    if not units:
-        raise ValueError("a unit is given, but no place for it: give units as well, such as {'res3': 2, 'res4': 3}")
+def _places(net: ResNet3d, units: Units) -> dict[str, Sequence[int]]:
     places = {}
     for stage, wanted in units.items():
         if stage not in STRIDES:

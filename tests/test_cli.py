@@ -221,7 +221,7 @@ def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):
 @pytest.mark.unchecked
 def test_what_networks_cost(capsys, tmp_path, recipe_path):
     code, said, _ = glore(
-        *(capsys, "measure", "--config", recipe_path, "--size", "48x64", "--training"),
+        *(capsys, "measure", "--config", recipe_path, "--size", "48x64", "--training", "--seconds", "0"),
         *("--variant", "plain", "--variant", "glore"),
     )
     assert code == 0
@@ -233,7 +233,9 @@ def test_what_networks_cost(capsys, tmp_path, recipe_path):
     assert [line.split("  ")[0] for line in lines[1:]] == ["plain", "glore"]
     assert glore(capsys, "fit", "--config", recipe_path, "--out", tmp_path / "run", "--epochs", "1")[0] == 0
     capsys.readouterr()
-    code, said, _ = glore(capsys, "measure", tmp_path / "run", "--size", "32", "--batch", "2", "--json")
+    code, said, _ = glore(
+        capsys, "measure", tmp_path / "run", "--size", "32", "--batch", "2", "--json", "--seconds", "0"
+    )
     assert code == 0
     (row,) = json.loads(said)
     assert row["size"] == [32, 32]

@@ -82,7 +82,7 @@ def small(line):
         arguments += shlex.split(SMALL[name])
         if arguments[0] == "compare" and "--variant" not in arguments:
             arguments += shlex.split(CELLS)
-    return [*arguments, "--size", "64"] if arguments[0] == "measure" else arguments
+    return [*arguments, "--size", "64", "--seconds", "0"] if arguments[0] == "measure" else arguments
 
 
 def picture(draw, labels):

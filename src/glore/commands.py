@@ -238,6 +238,9 @@ def _measuring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_positive, default=1, metavar="N", help="samples (default: 1)")
     parser.add_argument("--training", action="store_true", help="measure forward and backward in training mode, too")
     parser.add_argument("--device", default="cpu", help="default: cpu")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="for times, once each was taken three times (default: 10)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
 
 
@@ -258,7 +261,7 @@ def measure(options: argparse.Namespace, flags: list[str]) -> int:
         raise ValueError(f"{option} is no option of glore measure; see glore measure --help")
     if not networks:
         raise ValueError("give the names of networks, or --config RECIPE")
-    rows = measure.costs(networks, options.size, options.batch, options.training, options.device)
+    rows = measure.costs(networks, options.size, options.batch, options.training, options.device, options.seconds)
     print(json.dumps(rows, indent=2) if options.json else tables.costs(rows))
     return 0
 

@@ -27,7 +27,6 @@ from glore import probe
 from glore.units.ndim import CONVS
 from glore.weights import files
 
-
 # glibc keeps what is freed as soon as blocks are large, and then a peak tells more of its heap than of the network
 RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 
@@ -133,11 +132,13 @@ def costs(
             raise ValueError(f"{name} does not take an input of {'×'.join(map(str, x.shape))}: {error}") from error
         rows[name] = {"network": name, "size": list(x.shape[2:]), "batch": batch, "parameters": parameters(net)}
         rows[name]["multiply_adds"] = counted
-    for kind, run in {"forward": forward, "step": step}.items() if training else {"forward": forward}.items():
-        times = medians_ms({name: partial(run, net, examples[name]) for name, net in nets.items()}, seconds)
-        for name, constructor in networks.items():
-            rows[name][f"{kind}_ms"] = times[name]
-            rows[name][f"{kind}_mib"] = peak_mib(constructor, list(examples[name].shape), kind == "step", device)
+    peaks = {
+        name: peaks_mib(constructor, examples[name].shape, training, device) for name, constructor in networks.items()
+    }
+    for kind in KINDS if training else ("forward",):
+        times = medians_ms({name: partial(KINDS[kind], net, examples[name]) for name, net in nets.items()}, seconds)
+        for name in networks:
+            rows[name] |= {f"{kind}_ms": times[name], f"{kind}_mib": peaks[name][kind]}
     return list(rows.values())
 
 
@@ -172,10 +173,13 @@ def step(net: nn.Module, x: Tensor) -> None:
     sum(out.float().mean() for out in tree_leaves(net(x))).backward()
 
 
-def peak_mib(
+KINDS = {"forward": forward, "step": step}
+
+
+def peaks_mib(
     constructor: files.Constructor, shape: Sequence[int], training: bool = False, device: str = "cpu"
-) -> float:
-    """What a first forward, or a forward and backward, needs besides the network and its input, in MiB.
+) -> dict[str, float]:
+    """What a first forward, and a step, need besides the network and its input, in MiB.
 
     On the CPU it is what the peak of a process of its own has more than it held before, and is known on Linux only; nan
     elsewhere. On a GPU it is what torch allocates there.
@@ -183,12 +187,15 @@ def peak_mib(
     Args:
         constructor: how the network is made; code that it names is run.
         shape: of the input, with its batch.
-        training: whether to run forward and backward in training mode, or a forward in evaluation mode.
+        training: whether to run a step, too: a forward and backward in training mode.
         device: where to.
+
+    Returns:
+        `forward`: of a forward in evaluation mode; and `step`, if asked for.
     """
-    told = json.dumps([constructor, list(shape), training, device, torch.get_num_threads()])
+    told = json.dumps([constructor, list(shape), [*KINDS][: 1 + training], device, torch.get_num_threads()])
     alone = subprocess.run(  # what this process had at most says nothing
-        [sys.executable, "-c", "from glore import measure; measure._tell_peak()"],
+        [sys.executable, "-c", "from glore import measure; measure._tell_peaks()"],
         input=told,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **RETURNED},
         capture_output=True,
@@ -196,18 +203,22 @@ def peak_mib(
     )
     if alone.returncode:
         raise RuntimeError(f"a process of its own ended in: {alone.stderr.strip().splitlines()[-1]}")
-    return float(alone.stdout.splitlines()[-1])
+    peaks: dict[str, float] = json.loads(alone.stdout.splitlines()[-1])
+    return peaks
 
 
-def _tell_peak() -> None:
-    """Print what `peak_mib` asks for on standard input."""
-    constructor, shape, training, device, threads = json.load(sys.stdin)
+def _tell_peaks() -> None:
+    """Print what `peaks_mib` asks for on standard input."""
+    constructor, shape, kinds, device, threads = json.load(sys.stdin)
     torch.set_num_threads(threads)
     net, x = files.construct(constructor, trust=True).to(device), torch.zeros(*shape, device=device)
-    _forget_peak(device)
-    before = _most_mib(device)
-    (step if training else forward)(net, x)
-    print(_most_mib(device) - before)
+    peaks = {}
+    for kind in kinds:
+        _forget_peak(device)
+        before = _most_mib(device)
+        KINDS[kind](net, x)
+        peaks[kind] = _most_mib(device) - before
+    print(json.dumps(peaks))
 
 
 def _forget_peak(device: str) -> None:

@@ -75,6 +75,7 @@ def test_what_comes_out(tree, tmp_path):
 
 
 def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
+    tree["compare"]["seeds"] = [0]
     ran(tree, tmp_path, "plain", "glore")
 
     def fail(*arguments):
@@ -86,7 +87,7 @@ def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
 
 
 def test_a_changed_recipe_is_refused(tree, tmp_path):
-    ran(tree, tmp_path, "plain", "glore")
+    ran(tree, tmp_path, "plain")
     put(tree, "epochs", 2)
     with pytest.raises(RecipeError, match=r"trainer\.max_epochs is 2, was 3"):
         ran(tree, tmp_path)
@@ -115,6 +116,7 @@ def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
 
 
 def test_a_damaged_result_is_made_anew(tree, tmp_path):
+    tree["compare"]["seeds"] = [0]
     grid, _ = ran(tree, tmp_path, "plain")
     path = grid.cells[0].folder / "result.json"
     before = path.read_text()
@@ -136,6 +138,7 @@ def test_other_folders_are_let_be(tree, tmp_path):
 
 
 def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
+    put(tree, "epochs", 1)
     grid = compare.grid(tree, tmp_path, seeds=[7])
     list(compare.run(grid, grid.pick(["plain", "glore"], [7])))
     later = compare.grid(tree, tmp_path)
@@ -156,7 +159,7 @@ def test_faults_are_told_before_anything_runs(tree, tmp_path, change, variants, 
     for key, value in change.items():
         put(tree, key, value)
     with pytest.raises(RecipeError) as error:
-        compare.grid(tree, tmp_path).pick(variants)
+        ran(tree, tmp_path, *variants)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -169,6 +172,7 @@ def test_a_metric_that_the_task_lacks_is_named(tree, tmp_path):
 
 
 def test_a_result_of_another_recipe_does_not_count(tree, tmp_path):
+    tree["compare"]["seeds"] = [0]
     grid, _ = ran(tree, tmp_path, "plain")
     path = grid.cells[0].folder / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "hash": "other"}))

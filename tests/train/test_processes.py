@@ -9,36 +9,24 @@ from safetensors.torch import load_file
 
 pytest.importorskip("pytorch_lightning")
 pytest.importorskip("sklearn")
-
+from glore.cli import main
 
 TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
 
 
-def fit(recipe_path, out, *launch):
+def arguments(recipe_path, out):
     flags = ["--model.frozen_norms=true", "--trainer.max_steps=4", "--model.optimizer.class_path=torch.optim.SGD"]
     flags += ["--model.optimizer.lr=0.1", "--trainer.precision=32-true"]
-    command = [
-        sys.executable,
-        *launch,
-        "-m",
-        "glore.cli",
-        "fit",
-        "--config",
-        str(recipe_path),
-        "--out",
-        str(out),
-        *flags,
-    ]
-    if launch:
-        command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    return load_file(out / "last.safetensors")
+    return ["fit", "--config", str(recipe_path), "--out", str(out), *flags]
 
 
 def test_two_processes_give_the_result_of_one(recipe_path, tmp_path):
-    alone = fit(recipe_path, tmp_path / "one")
-    shared = fit(recipe_path, tmp_path / "two", *TWO, "29561")
+    assert main(arguments(recipe_path, tmp_path / "one")) == 0
+    command = [sys.executable, *TWO, "29561", "-m", "glore.cli", *arguments(recipe_path, tmp_path / "two")]
+    two = [*command, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    done = subprocess.run(two, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    alone, shared = (load_file(tmp_path / out / "last.safetensors") for out in ("one", "two"))
     assert alone.keys() == shared.keys()
     for name, tensor in alone.items():
         torch.testing.assert_close(shared[name], tensor, rtol=1e-5, atol=1e-6, msg=name)

@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning import Callback
 from safetensors.torch import load_file
 
+from glore.cli import main
 from glore.train import run as runs
 from glore.train.blame import RecipeError
 from glore.train.progress import Progress
@@ -330,15 +331,17 @@ def command(*arguments):
     return [sys.executable, "-m", "glore.cli", *map(str, arguments)]
 
 
-def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path):
+def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path, capsys):
     """Killed in its second cell, after an epoch; the cells before are kept, and all ends as if nothing had happened."""
     variants = ("--variant", "plain", "--variant", "glore", "--seed", "0", "--epochs", "6")
 
     def compare(out):
-        return command("compare", "--config", recipe_path, "--out", out, *variants)
+        return ["compare", "--config", recipe_path, "--out", out, *variants]
 
-    subprocess.run(compare(tmp_path / "whole"), check=True, capture_output=True)
-    process = subprocess.Popen(compare(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert main([*map(str, compare(tmp_path / "whole"))]) == 0
+    process = subprocess.Popen(
+        command(*compare(tmp_path / "killed")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     second = tmp_path / "killed/glore/seed0"
     deadline = time.monotonic() + 120
     while not (second / "curves.csv").is_file() and time.monotonic() < deadline:
@@ -348,8 +351,9 @@ def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path):
     assert not (second / "result.json").exists(), "the run was over before it was killed"
     first = tmp_path / "killed/plain/seed0/last.safetensors"
     written = first.stat().st_mtime_ns
-    done = subprocess.run(compare(tmp_path / "killed"), check=True, capture_output=True, text=True)
-    assert "glore − plain = " in done.stdout
+    capsys.readouterr()
+    assert main([*map(str, compare(tmp_path / "killed"))]) == 0
+    assert "glore − plain = " in capsys.readouterr().out
     assert first.stat().st_mtime_ns == written, "a finished cell was run again"
     for cell in ("plain/seed0", "glore/seed0"):
         for name in ("last.safetensors", "best.safetensors", "samples.safetensors"):

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,13 @@ class Cell:
 
     variant: str
     seed: int
-    recipe: Recipe
+    tree: Tree
     folder: Path
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Parsed when it is asked for: it takes a third of a second, and many cells are asked for nothing."""
+        return Recipe(self.tree)
 
     @property
     def name(self) -> str:
@@ -101,7 +106,7 @@ def grid(tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
         seeds: besides the recipe's.
 
     Raises:
-        RecipeError: the recipe compares nothing, or a variant puts in what cannot be used.
+        RecipeError: the recipe compares nothing.
     """
     comparison = Recipe(tree).comparison
     baseline, variants = comparison.baseline, comparison.variants
@@ -120,7 +125,7 @@ def grid(tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
         for name in dict.fromkeys((baseline, *variants)):
             own = varied(tree, name)
             put(own, "seed", seed)
-            cells.append(Cell(name, seed, Recipe(own), out / _slug(name) / f"seed{seed}"))
+            cells.append(Cell(name, seed, own, out / _slug(name) / f"seed{seed}"))
     return Grid(comparison, cells, out)
 
 
@@ -136,6 +141,9 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
     Args:
         grid: the comparison.
         only: some of its cells; all by default.
+
+    Raises:
+        RecipeError: a variant puts in what cannot be used.
     """
     todo = [cell for cell in (grid.cells if only is None else only) if cell.result() is None]
     for cell in {cell.variant: cell for cell in todo}.values():

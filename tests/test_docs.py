@@ -146,7 +146,7 @@ def scenes(draw, pictures, masks, splits, shift=0):
                 image.save(path)
 
 
-QUICK = ("README.md", "maps.md", "publish.md")
+QUICK = ("README.md", "insert.md", "maps.md", "migrate.md", "publish.md")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")

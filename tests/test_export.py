@@ -132,6 +132,14 @@ def test_a_fixed_size(tmp_path):
     assert to_program(Rigid(), path, (1, 8, 8), free_size=False) < 1e-4
 
 
+def test_padding_by_the_inputs_size(tmp_path):
+    same = pytest.importorskip("timm").layers.create_conv2d(3, 4, 3, stride=2, padding="same")
+    net = nn.Sequential(same)
+    with pytest.raises(ValueError, match=r"0 of this Sequential pads by a rule .*--fixed-size"):
+        to_program(net, tmp_path / "net.pt2", (3, 64, 64))
+    assert to_program(net, tmp_path / "net.pt2", (3, 64, 64), free_size=False) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("net", "size", "message"),
     [

@@ -68,6 +68,25 @@ def test_memory_is_that_of_running_not_of_making():
 
 
 @pytest.mark.unchecked
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_memory_of_a_fresh_unit_is_not_less_than_nothing():
+    """Units are put in by running the network once: what that leaves behind counts for neither."""
+    plain = {"class_path": "glore.nets.small.small_classifier", "init_args": {"classes": 3}}
+    units = {"class_path": "glore.nets.small.small_classifier", "init_args": {"classes": 3, "units": {"res4": 1}}}
+    rows = measure.costs({"plain": plain, "units": units}, [64, 64], batch=8, seconds=0)
+    assert rows[1]["forward_mib"] > 0.9 * rows[0]["forward_mib"]
+
+
+@pytest.mark.unchecked
+def test_a_process_that_fails_is_told():
+    norm = {"class_path": "timm.models.resnet18", "init_args": {"num_classes": 2}}
+    with pytest.raises(ValueError, match="memory on an input of 1×3×32×32 cannot be measured: ValueError: Expected"):
+        measure.peaks_mib(norm, [1, 3, 32, 32], ["step"])
+    with pytest.raises(ValueError, match="device='meta' must be cpu or cuda"):
+        measure.costs({"net": norm}, [32, 32], device="meta")
+
+
+@pytest.mark.unchecked
 def test_what_cannot_be_measured_is_named():
     clips = {"class_path": "glore.nets.video.resnet18_3d", "init_args": {"classes": 2, "width": 4}}
     with pytest.raises(ValueError, match="clips does not take an input of 1×3×32×32"):

@@ -465,7 +465,7 @@ COMMANDS = {
     ),
     "measure": Command(
         "Count a network's parameters and multiply-adds, and measure its time and memory",
-        "glore measure resnet50 glore.nets.images.resnet50 --size 224 --training",
+        "glore measure resnet50 glore_resnet50 --size 224 --training",
         _measuring,
         measure,
     ),

@@ -110,6 +110,12 @@ def to_program(
 def _traced(net: nn.Module, size: Sequence[int], free_size: bool) -> ExportedProgram:
     if len(size) - 1 not in AXES or min(size[1:]) < 2:
         raise ValueError(f"size={tuple(size)} must be (channels, *space), with 1 to 3 axes of space of at least 2 each")
+    same = next((path for path, module in net.named_modules() if type(module).__name__.endswith("Same")), None)
+    if free_size and same is not None:  # timm's layers, with whose sizes torch does not get done
+        raise ValueError(
+            f"{same} of this {type(net).__name__} pads by a rule in which its input's size appears, as networks from "
+            f"TensorFlow do{_cure(free_size)}"
+        )
     space = len(size) - min(len(size) - 1, 2)  # where height and width begin, behind channels and frames
     traced = [*size[:space], *(max(side, LEAST) for side in size[space:])] if free_size else size
     free = (dict.fromkeys(_names(size, free_size), Dim.DYNAMIC),)
@@ -155,7 +161,7 @@ def _refusing(net: nn.Module, free_size: bool) -> Iterator[None]:
 
 
 def _cure(free_size: bool) -> str:
-    return "; if it takes inputs of one size only, give free_size=False (--fixed-size)" if free_size else ""
+    return "; if inputs of one size are enough, give free_size=False (--fixed-size)" if free_size else ""
 
 
 @contextmanager

@@ -118,6 +118,7 @@ def insert(
         for place in places:
             place.restore()
         raise
+    _count_blocks(model)
     return model
 
 
@@ -138,7 +139,24 @@ def remove(model: Model) -> Model:
     for module in list(model.modules()):
         for name in vars(module).pop(INSERTED, ()):
             module._modules.pop(name, None)
+    _count_blocks(model)
     return model
+
+
+def _count_blocks(model: Any) -> None:
+    """Let a network of timm that finds the maps of its stages by counting blocks count its units, too."""
+    told = getattr(model, "feature_info", None)
+    if not hasattr(model, "feature_ends") or not isinstance(told, list):
+        return
+    paths = [info["module"].split(".") for info in told]
+    if len({path[0] for path in paths}) > 1 or min(map(len, paths)) < 2:
+        return
+    container = model.get_submodule(paths[0][0])
+    names = list(container._modules)
+    model.feature_ends = [names.index(path[1]) for path in paths]
+    behind = names[model.feature_ends[-1] + 1 :][:1]
+    if {*behind} & {*vars(container).get(INSERTED, ())}:
+        model.feature_ends[-1] += 1  # the last map is what comes out behind all
 
 
 def units_of(model: nn.Module) -> dict[str, nn.Module]:

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from glore import probe
 from glore.units.ndim import CONVS
 from glore.weights import files
-
-# glibc keeps what is freed as soon as blocks are large, and then a peak tells more of its heap than of the network
-RETURNED = {"MALLOC_MMAP_THRESHOLD_": str(128 * 1024)}
 
 
 def parameters(net: nn.Module) -> int:
@@ -116,11 +112,14 @@ def costs(
     Returns:
         Of each network: `network`, `size`, `parameters`, `multiply_adds` of a batch's forward, `forward_ms` and
         `forward_mib`, and with `training` also `step_ms` and `step_mib`. Times are medians, and all networks take
-        turns. Memory is what a first forward or step needs besides the network and its input, in MiB.
+        turns. Memory is what a forward or step needs besides the network and its input, in MiB.
 
     Raises:
-        ValueError: a network cannot be made, does not declare its size, or does not take this one.
+        ValueError: the device is none of cpu and cuda, or a network cannot be made, does not declare its size, or does
+            not take this one.
     """
+    if torch.device(device).type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r} must be cpu or cuda, or one of several such as cuda:1")
     nets = {name: _made(name, constructor).to(device) for name, constructor in networks.items()}
     examples = {name: _example(net, size, batch) for name, net in nets.items()}
     rows: dict[str, dict[str, Any]] = {}
@@ -132,10 +131,11 @@ def costs(
             raise ValueError(f"{name} does not take an input of {'×'.join(map(str, x.shape))}: {error}") from error
         rows[name] = {"network": name, "size": list(x.shape[2:]), "batch": batch, "parameters": parameters(net)}
         rows[name]["multiply_adds"] = counted
+    kinds = [*KINDS] if training else ["forward"]
     peaks = {
-        name: peaks_mib(constructor, examples[name].shape, training, device) for name, constructor in networks.items()
+        name: peaks_mib(constructor, examples[name].shape, kinds, device) for name, constructor in networks.items()
     }
-    for kind in KINDS if training else ("forward",):
+    for kind in kinds:
         times = medians_ms({name: partial(KINDS[kind], net, examples[name]) for name, net in nets.items()}, seconds)
         for name in networks:
             rows[name] |= {f"{kind}_ms": times[name], f"{kind}_mib": peaks[name][kind]}
@@ -177,32 +177,35 @@ KINDS = {"forward": forward, "step": step}
 
 
 def peaks_mib(
-    constructor: files.Constructor, shape: Sequence[int], training: bool = False, device: str = "cpu"
+    constructor: files.Constructor, shape: Sequence[int], kinds: Sequence[str] = ("forward",), device: str = "cpu"
 ) -> dict[str, float]:
-    """What a first forward, and a step, need besides the network and its input, in MiB.
+    """What a forward, and a step, need besides the network and its input, in MiB.
 
-    On the CPU it is what the peak of a process of its own has more than it held before, and is known on Linux only; nan
-    elsewhere. On a GPU it is what torch allocates there.
+    On the CPU it is what the peak of a process of its own has more than it held before, after a forward that is not
+    counted; it is known on Linux only, nan elsewhere. On a GPU it is what torch allocates there.
 
     Args:
-        constructor: how the network is made; code that it names is run.
+        constructor: how the network is made; code that it names is run, and must be in a file that can be imported.
         shape: of the input, with its batch.
-        training: whether to run a step, too: a forward and backward in training mode.
+        kinds: of `KINDS`: `"forward"`, in evaluation mode, and `"step"`, forward and backward in training mode.
         device: where to.
 
-    Returns:
-        `forward`: of a forward in evaluation mode; and `step`, if asked for.
+    Raises:
+        ValueError: that process failed, or was ended.
     """
-    told = json.dumps([constructor, list(shape), [*KINDS][: 1 + training], device, torch.get_num_threads()])
+    told = json.dumps([constructor, list(shape), [*kinds], device, torch.get_num_threads()])
+    path = [str(folder) for folder in sys.path]
     alone = subprocess.run(  # what this process had at most says nothing
-        [sys.executable, "-c", "from glore import measure; measure._tell_peaks()"],
+        [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; import {__name__} as it; it._tell_peaks()"],
         input=told,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **RETURNED},
+        # glibc keeps what is freed as soon as blocks are large: a peak would tell more of its heap than of the network
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(128 * 1024)},
         capture_output=True,
         text=True,
     )
     if alone.returncode:
-        raise RuntimeError(f"a process of its own ended in: {alone.stderr.strip().splitlines()[-1]}")
+        reason = (alone.stderr.strip().splitlines() or [f"exit code {alone.returncode}"])[-1]
+        raise ValueError(f"memory on an input of {'×'.join(map(str, shape))} cannot be measured: {reason}")
     peaks: dict[str, float] = json.loads(alone.stdout.splitlines()[-1])
     return peaks
 
@@ -212,26 +215,29 @@ def _tell_peaks() -> None:
     constructor, shape, kinds, device, threads = json.load(sys.stdin)
     torch.set_num_threads(threads)
     net, x = files.construct(constructor, trust=True).to(device), torch.zeros(*shape, device=device)
+    forward(net, x)  # libraries keep something from the first one on
     peaks = {}
     for kind in kinds:
-        _forget_peak(device)
-        before = _most_mib(device)
+        before = _counted_anew_mib(device)
         KINDS[kind](net, x)
         peaks[kind] = _most_mib(device) - before
     print(json.dumps(peaks))
 
 
-def _forget_peak(device: str) -> None:
-    """From here on, the most memory is counted anew: making a network may have needed more than running it."""
-    if device != "cpu":
+def _counted_anew_mib(device: str) -> float:
+    """The memory in use, from where the most is counted: making a network may have needed more than running it."""
+    if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the high water mark
+    else:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets the high water mark
+        except OSError:
+            return math.nan
+    return _most_mib(device)
 
 
 def _most_mib(device: str) -> float:
-    if device != "cpu":
+    if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")  # getrusage would tell what the parent had, if that is more
     lines = status.read_text().splitlines() if status.is_file() else []

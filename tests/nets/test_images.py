@@ -11,6 +11,7 @@ from glore.nets import images, pretrained
 from glore.nets.small import small_classifier
 from glore.units import SqueezeExcite2d
 from glore.weights import files
+from oracle import live
 
 PICTURE = torch.zeros(1, 3, 64, 64)
 # places of res2 … res5 in the paper's networks; DenseNet's include its transitions
@@ -43,11 +44,19 @@ def test_places(name):
 @pytest.mark.parametrize("name", ["dpn68", "densenet121", "xception41"])
 @torch.no_grad()
 def test_networks_that_count_their_blocks_find_the_maps_of_their_stages(name):
-    plain = images.backbone(name, unit=None).eval()
-    net = images.backbone(name, {"res3": 1, "res4": 2}).eval()
-    net.load_state_dict(plain.state_dict(), strict=False)
-    maps = [model.forward_intermediates(PICTURE + 1, intermediates_only=True) for model in (plain, net)]
-    assert all(map(probe.same, *maps))
+    def maps():
+        return net.forward_intermediates(PICTURE + 1, intermediates_only=True)
+
+    net = images.backbone(name, unit=None).eval()
+    plain, ends, example = maps(), net.feature_ends, PICTURE
+    glore.insert(net, images.where(net, {"res3": 1, "res4": 1, "res5": 2}, example), glore.GloRe2d)
+    assert all(map(probe.same, plain, maps())), "fresh units are the identity"
+    live([*glore.units_of(net).values()][-1])
+    *before, last = maps()
+    assert all(map(probe.same, plain, before))
+    assert not probe.same(plain[-1], last), "the last unit stands behind the last block"
+    assert glore.remove(net).feature_ends == ends
+    assert all(map(probe.same, plain, maps()))
 
 
 @pytest.mark.slow

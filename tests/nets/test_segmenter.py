@@ -104,6 +104,10 @@ def test_weights_of_a_classifier_are_taken(tmp_path):
         ({"name": "dpn68"}, "name='dpn68' cannot be dilated"),
         ({"name": "vgg11"}, "name='vgg11' cannot be dilated"),
         ({"name": "resnet18", "output_stride": 4}, "output_stride=4 must be 8, 16 or 32"),
+        (
+            {"name": "rexnet_100", "output_stride": 32, "units": {"res4": 1}, "unit": glore.GloRe2d},
+            "by counting its blocks, which units among them shift",
+        ),
         ({"name": "resnet18", "units": {"res9": 1}, "unit": glore.GloRe2d}, "no res9; this network has res2, res3"),
     ],
 )

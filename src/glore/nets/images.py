@@ -121,19 +121,7 @@ def with_units(
     told = dict(options)
     dilated = told.pop("output_stride", 32) != 32
     undilated = make(**told) if dilated else model
-    insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
-    count_blocks(model)
-    return model
-
-
-def count_blocks(model: Any) -> None:
-    """Let a network of timm that finds its maps by counting its blocks count them again, with its units, if any."""
-    if not hasattr(model, "feature_ends"):
-        return
-    paths = [info["module"].split(".") for info in model.feature_info]
-    if len({path[0] for path in paths}) == 1 and min(map(len, paths)) > 1:  # all in one container, which is counted
-        names = list(model.get_submodule(paths[0][0])._modules)
-        model.feature_ends = [names.index(path[1]) for path in paths]
+    return insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:

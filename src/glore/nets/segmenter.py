@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from glore import probe
 from glore.insert import remove, units_of
 from glore.nets.heads import FCN
-from glore.nets.images import PROBED, Units, backbone, count_blocks
+from glore.nets.images import PROBED, Units, backbone
 from glore.units import GloRe2d
 
 
@@ -113,7 +113,6 @@ def _prune(net: nn.Module, name: str) -> tuple[int, int]:
     """Take out the layers behind the last map, and tell the channels of the last two maps."""
     (example,) = (x[..., :PROBED, :PROBED] for x in probe.inputs_for(net, None))
     plain, training = remove(copy.deepcopy(net)), net.training
-    count_blocks(plain)
     hooks = [unit.register_forward_hook(lambda _, inputs, output: inputs[0]) for unit in units_of(net).values()]
     parameters = dict(net.named_parameters())
     with torch.enable_grad():

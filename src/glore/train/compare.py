@@ -7,7 +7,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class Cell:
 
     variant: str
     seed: int
-    tree: Tree
+    tree: Tree = field(hash=False)
     folder: Path
 
     @cached_property

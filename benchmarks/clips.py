@@ -56,7 +56,7 @@ def main() -> None:
         f"Measured on {platform.processor() or platform.machine()} ({torch.get_num_threads()} threads), torch "
         f"{torch.__version__}, {date.today()}, by `make bench-clips`: one clip of {'×'.join(map(str, SIZE))}, float32. "
         "A step is forward and backward in training mode, without an optimizer. Times are medians, in turns; memory is "
-        "what a first forward or step needs besides the network and its input.",
+        "what a forward or step needs besides the network and its input.",
         "",
         "| network | parameters, 10⁶ | multiply-adds, 10⁹ | forward, s | MiB | step, s | MiB |",
         "|---|---|---|---|---|---|---|",

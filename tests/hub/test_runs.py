@@ -109,6 +109,10 @@ def test_pictures_of_ones_own_are_named_and_not_placed(glore, tmp_path, tree, mo
     assert "glore fit --config recipe.yaml --data.root DIR" in card.text
     assert card.data.pipeline_tag == "image-classification"
     assert not any(b"secret" in path.read_bytes() for path in folder.iterdir())
+    start = ("--model.net.pretrained", tmp_path / "run/last.safetensors")
+    fit = ("fit", "--config", tmp_path / "colours.yaml", "--epochs", "1", "--out", tmp_path / "again")
+    assert glore(*fit, *start)[0] == 0
+    assert "--data.root DIR --model.net.pretrained FILE" in published(glore, tmp_path / "again")[1].text
     monkeypatch.chdir(tmp_path)
     flags = ("--config", folder / "recipe.yaml", "--weights", folder / "model.safetensors")
     code, out, err = glore("predict", tmp_path / "secret/red/0.png", *flags)

@@ -222,6 +222,13 @@ def test_a_run_goes_on_without_its_pretrained_file(pictures, tmp_path):
     assert main(["fit", *flags(pictures, *weights, "--epochs", "1"), "--out", str(tmp_path / "other")]) == 2
 
 
+def test_a_damaged_pretrained_file_is_named(pictures, tmp_path, capsys):
+    (tmp_path / "cut.safetensors").write_bytes(b"0" * 100)
+    weights = ("--model.net.pretrained", str(tmp_path / "cut.safetensors"))
+    assert main(["fit", *flags(pictures, *weights), "--out", str(tmp_path / "run")]) == 2
+    assert f"pretrained='{tmp_path}/cut.safetensors' is damaged" in capsys.readouterr().err
+
+
 def test_a_comparison_with_views_and_a_broken_picture(pictures, tmp_path):
     for i in range(200):
         Image.new("RGB", (4, 4), COLOURS["red"]).save(pictures / f"red/more{i}.png")

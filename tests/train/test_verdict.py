@@ -62,8 +62,8 @@ def test_samples_have_to_match():
         difference(torch.ones(1, 4, 2), torch.ones(1, 5, 2), accuracy)
 
 
-def d(mean, low, high, seeds=3, seed_variance=1e-4, sample_variance=1e-6):
-    return Difference(mean, low, high, seeds, seed_variance, sample_variance)
+def d(mean, low, high, seeds=3, seed_variance=1e-4, sample_variance=1e-6, samples=1000):
+    return Difference(mean, low, high, seeds, seed_variance, sample_variance, samples)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,9 @@ def d(mean, low, high, seeds=3, seed_variance=1e-4, sample_variance=1e-6):
         ([d(0.03, 0.01, 0.05), d(0.0, -0.003, 0.003)], "better, but so are as many weights without global reasoning"),
         ([d(-0.03, -0.05, -0.01)], "worse"),
         ([d(0.001, -0.003, 0.004)], "no difference"),
+        ([d(0, 0, 0)], "no difference"),
+        ([d(0, 0, 0, samples=12)], "cannot tell: the two agree on all test samples, and 12 are too few"),
+        ([d(1, 1, 1, samples=12)], "worth it"),
         ([d(0.02, -0.01, 0.05)], "cannot tell, about 1 more seed needed"),
         ([d(0.006, -0.01, 0.05, seed_variance=4e-4)], "cannot tell, about 49 more seeds needed"),
         (

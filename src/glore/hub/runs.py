@@ -84,13 +84,16 @@ def _training(
     arguments = given.get("init_args") or {}
     if rooted := "root" in arguments:
         values["data.dataset.init_args.root"] = ROOT
+    command = "glore fit --config recipe.yaml" + (" --data.root DIR" if rooted else "")
+    if isinstance(values.get("model.init_args.net.init_args.pretrained"), str):  # a file, which is not published
+        command += " --model.net.pretrained FILE"
     return Training(
         dataset=dataset or given["class_path"].rpartition(".")[2],
         weights=weights,
         scores=scores,
         normalisation=_normalisation(**about),
         recipe=yaml.safe_dump(_portable(values), sort_keys=False),
-        command="glore fit --config recipe.yaml" + (" --data.root DIR" if rooted else ""),
+        command=command,
     )
 
 

@@ -77,7 +77,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     from timm.models import load_state_dict
 
     if not path.is_file():
-        raise FileNotFoundError(f"pretrained={str(path)!r} is no file")
+        raise FileNotFoundError(f"pretrained={str(path)!r} is no file: give the path of one with weights")
     try:
         weights: dict[str, Tensor] = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise many kinds for broken files

@@ -204,7 +204,8 @@ class Data(LightningDataModule):
         if self.batch_size % processes or self.batch_size > size:
             raise ValueError(
                 f"data.batch_size={self.batch_size}, which is of all processes together, must be at most the {size} "
-                f"training samples, and a multiple of the number of processes, {processes}"
+                f"training samples, and a multiple of the number of processes, {processes}: give --data.batch_size "
+                f"{max(1, min(size, self.batch_size) // processes) * processes}"
             )
         # Lightning makes the loader's iterator before it sets the epoch, and workers begin at once: a resumed training
         # has to start with the right one

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.resources
 import json
+import traceback
 from argparse import ArgumentError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -273,6 +274,8 @@ class Recipe(LightningCLI):
             inner: BaseException | None = error
             while inner is not None:  # jsonargparse wraps what went wrong
                 reason, inner = inner, inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
+                if "jsonargparse" not in traceback.extract_tb(reason.__traceback__)[-1].filename:
+                    break
             raise RecipeError(str(reason)) from error
 
 

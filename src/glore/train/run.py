@@ -137,7 +137,8 @@ class Run:
         path = self.folder / f"{weights}.safetensors" if own else Path(weights)
         if not path.is_file():
             raise FileNotFoundError(
-                f"{path} is missing: glore fit writes it after an epoch (best: after one that is validated)"
+                f"{path} is missing: glore fit writes it after an epoch (best: after one that is validated, see "
+                "--trainer.check_val_every_n_epoch)"
                 if own
                 else f"weights {str(weights)!r}: give last, best, start or the path of a .safetensors file"
             )

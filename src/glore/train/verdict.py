@@ -34,6 +34,7 @@ class Difference:
         seeds: how many.
         seed_variance: of the difference from seed to seed; nan for one seed.
         sample_variance: of the mean difference, from the choice of test samples.
+        samples: how many.
     """
 
     mean: float
@@ -42,6 +43,7 @@ class Difference:
     seeds: int
     seed_variance: float
     sample_variance: float
+    samples: int
 
     def __str__(self) -> str:
         return f"{100 * self.mean:+.1f} (95 % {100 * self.low:.1f} … {100 * self.high:.1f})"
@@ -79,12 +81,12 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
         by_seed.append(spread)
     averages, spreads = torch.cat(by_sample), torch.cat(by_seed)
     if len(averages) < 2:
-        return Difference(float(mean), math.nan, math.nan, seeds, math.nan, math.nan)
+        return Difference(float(mean), math.nan, math.nan, seeds, math.nan, math.nan, samples)
     stretch = math.sqrt(seeds / (seeds - 1)) * float(stdtrit(seeds - 1, 0.975)) / Z if seeds > 1 else 0.0
     ends = torch.tensor([0.025, 0.975], dtype=torch.double)
     low, high = (averages + stretch * spreads).quantile(ends).tolist()
     seed_variance = float(spreads.var()) * seeds**2 / (seeds - 1) if seeds > 1 else math.nan
-    return Difference(float(mean), low, high, seeds, seed_variance, float(averages.var()))
+    return Difference(float(mean), low, high, seeds, seed_variance, float(averages.var()), samples)
 
 
 def _weighted(weights: Tensor, counts: Tensor) -> Tensor:
@@ -103,6 +105,8 @@ def judge(against: list[Difference], margin: float) -> str:
     baseline = against[0]
     if any(math.isnan(d.mean) or math.isnan(d.low) for d in against):
         return "cannot tell: the score is not defined on these test samples"
+    if baseline.low == baseline.high == 0 and 3 / baseline.samples > margin:  # the rule of three: Hanley, JAMA 1983
+        return f"cannot tell: the two agree on all test samples, and {baseline.samples} are too few"
     if baseline.low > -margin and baseline.high < margin:
         return "no difference"
     if all(d.low > 0 for d in against):

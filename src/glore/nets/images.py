@@ -164,7 +164,7 @@ def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]
                 return found
     raise ValueError(
         f"the stages of this {type(model).__name__} are not known: name containers of its blocks by their paths, as "
-        "in glore.insert"
+        "in glore.insert; networks that hand on tokens, such as ViT, take no units"
     )
 
 

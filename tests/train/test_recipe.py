@@ -97,6 +97,10 @@ def test_callbacks_are_appended_and_given_arguments(recipe_path):
         (["--config", "digits"], "--config is needed once"),
         (["--model.net.units={res3: 1"], "--model.net.units {res3: 1 is not YAML"),
         (["--trainer.max_time", "1"], "trainer.max_time cannot be set: what a clock ends cannot be repeated"),
+        (
+            ["--model.net.units=null", "--model.net.unit=glore.units.NonLocal2d"],
+            "model.net.unit='glore.units.NonLocal2d' is given, but no place for it: give --model.net.units",
+        ),
         (["--data.seed", "1"], "data.seed cannot be set: give --seed"),
     ],
 )

@@ -12,6 +12,7 @@ from argparse import ArgumentError
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ class Recipe(LightningCLI):
             self.config.compare.variants = copy.deepcopy(variants)
         self._take_statistics()
         self._check_old_rate()
+        self._check_places()
         with suppress(FileNotFoundError):  # a recipe may be looked at without its data
             self._count_classes()
 
@@ -160,6 +162,19 @@ class Recipe(LightningCLI):
             raise RecipeError(
                 f"model.old_rate={rate} slows the layers that come with weights, but model.net.pretrained is false: "
                 "give weights, or --model.old_rate 1"
+            )
+
+    def _check_places(self) -> None:
+        """Refuse a rival without a place: its network would be the plain one. Our builders' default cannot be told."""
+        net = self.config.model.get("init_args.net")
+        arguments = (net.get("init_args") or {}) if net is not None and net.class_path.startswith("glore.") else {}
+        unit = arguments.get("unit")
+        if unit is None or "units" not in arguments or arguments["units"]:
+            return
+        if _imported(unit.class_path) is not signature(_imported(net.class_path)).parameters["unit"].default:
+            raise RecipeError(
+                f"model.net.unit={unit.class_path!r} is given, but no place for it: give --model.net.units, such as "
+                "'{res4: 1}'"
             )
 
     def _count_classes(self) -> None:
@@ -271,12 +286,19 @@ class Recipe(LightningCLI):
         try:
             return self.parser.instantiate(config)
         except (ValueError, TypeError, ArgumentError) as error:
-            inner: BaseException | None = error
-            while inner is not None:  # jsonargparse wraps what went wrong
-                reason, inner = inner, inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__)
-                if "jsonargparse" not in traceback.extract_tb(reason.__traceback__)[-1].filename:
+            reason: BaseException = error
+            while _of_the_parser(reason):  # which wraps what went wrong
+                inner = reason.__cause__ or (None if reason.__suppress_context__ else reason.__context__)
+                if inner is None:
                     break
+                reason = inner
             raise RecipeError(str(reason)) from error
+
+
+def _of_the_parser(error: BaseException) -> bool:
+    """Whether jsonargparse itself raised an error, rather than what it calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "jsonargparse" in frames[-1].filename
 
 
 @cache

@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -219,10 +220,10 @@ def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):
 
 
 @pytest.mark.unchecked
-def test_what_networks_cost(capsys, tmp_path, recipe_path):
+def test_what_networks_cost(capsys, tmp_path, recipe_path, monkeypatch):
     code, said, _ = glore(
         *(capsys, "measure", "--config", recipe_path, "--size", "48x64", "--training", "--seconds", "0"),
-        *("--variant", "plain", "--variant", "glore"),
+        *("--variant", "glore"),
     )
     assert code == 0
     lines = said.splitlines()
@@ -230,18 +231,23 @@ def test_what_networks_cost(capsys, tmp_path, recipe_path):
         *("network", "input", "parameters", "M", "multiply-adds"),
         *("forward", "ms", "forward", "MiB", "step", "ms", "step", "MiB"),
     ]
-    assert [line.split("  ")[0] for line in lines[1:]] == ["plain", "glore"]
+    assert [line.split("  ")[0] for line in lines[1:]] == ["glore"]
     assert glore(capsys, "fit", "--config", recipe_path, "--out", tmp_path / "run", "--epochs", "1")[0] == 0
     capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+    Path("own_networks.py").write_text("from torch import nn\n\n\ndef small():\n    return nn.Conv2d(3, 8, 3)\n")
     code, said, _ = glore(
-        capsys, "measure", tmp_path / "run", "--size", "32", "--batch", "2", "--json", "--seconds", "0"
+        capsys, "measure", "run", "own_networks.small", "--size", "32", "--batch", "2", "--json", "--seconds", "0"
     )
     assert code == 0
-    (row,) = json.loads(said)
-    assert row["size"] == [32, 32]
-    assert row["batch"] == 2
-    assert row["forward_ms"] > 0
-    assert "step_ms" not in row
+    rows = json.loads(said)
+    assert [row["network"] for row in rows] == ["run", "own_networks.small"]
+    assert rows[1]["parameters"] == 8 * 3 * 9 + 8
+    for row in rows:
+        assert row["size"] == [32, 32]
+        assert row["batch"] == 2
+        assert row["forward_ms"] > 0
+        assert "step_ms" not in row
 
 
 @pytest.mark.unchecked

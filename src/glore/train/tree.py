@@ -62,9 +62,9 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     if len(configs) != 1:
         raise RecipeError(f"--config is needed once: a path, or a shipped recipe ({', '.join(names())})")
     path = find(configs[0])
-    for folder in (Path.cwd(), Path(path).resolve().parent):  # classes of the user's own lie beside the recipe
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
+    folder = str(Path(path).resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # classes of the user's own lie beside the recipe
     try:
         tree = yaml.load(Path(path).read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -63,7 +63,13 @@ def onnxruntime():
     return pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("small segmenter", "units 1d") else name
+        for name in FAMILIES
+    ],
+)
 def test_onnx_files_take_any_batch_and_size(tmp_path, onnxruntime, family):
     build, size = FAMILIES[family]
     net = live(build())

@@ -37,6 +37,7 @@ def test_two_processes_give_the_result_of_one(recipe_path, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_processes_with_different_recipes_stop(recipe_path, tmp_path):
     script = tmp_path / "launch.py"  # as nodes do whose commands or files differ
     script.write_text(
@@ -51,6 +52,7 @@ def test_processes_with_different_recipes_stop(recipe_path, tmp_path):
     assert not (tmp_path / "run/last.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_job_array_shares_a_folder(recipe_path, tmp_path):
     """Cells trained side by side; whoever is last has written the results of all."""
     out = tmp_path / "all"

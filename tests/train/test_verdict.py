@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.special import stdtrit
 
 from glore.train.verdict import Difference, difference, judge
 
@@ -18,16 +19,28 @@ def hits(chance):
     return torch.stack([right.long(), torch.ones(chance.shape, dtype=torch.long)], dim=-1)
 
 
-@pytest.mark.parametrize(("seeds", "spread", "least"), [(1, 0.0, 0.9), (5, 0.0, 0.9), (2, 0.05, 0.9), (5, 0.05, 0.9)])
-def test_the_interval_covers_the_true_difference(seeds, spread, least):
+@pytest.mark.parametrize(("seeds", "spread"), [(1, 0.0), (5, 0.0), (2, 0.05), (3, 0.05), (5, 0.05)])
+def test_the_interval_covers_the_true_difference(seeds, spread):
     covered = 0
-    for _ in range(100):
+    for _ in range(200):
         luck = spread * torch.randn(seeds, 1)
         hard = torch.rand(1, 300) * 0.4  # the same samples are hard for both, which pairing uses
         one, other = hits((0.8 + luck - hard).expand(seeds, 300)), hits((0.75 - hard).expand(seeds, 300))
         found = difference(one, other, accuracy, draws=300)
         covered += found.low <= 0.05 <= found.high
-    assert least <= covered / 100
+    assert 0.92 <= covered / 200
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_without_doubt_from_the_samples_it_is_students_interval(seeds):
+    scores = torch.rand(seeds, 1, dtype=torch.double)
+    one = torch.stack([scores, torch.ones_like(scores)], -1).expand(seeds, 4, 2)
+    other = torch.tensor([0.5, 1.0], dtype=torch.double).expand(seeds, 4, 2)
+    found = difference(one, other, accuracy)
+    half_width = float(stdtrit(seeds - 1, 0.975) * scores.std()) / math.sqrt(seeds)
+    assert found.mean == pytest.approx(float(scores.mean()) - 0.5)
+    assert found.seed_variance == pytest.approx(float(scores.var()))
+    assert (found.high - found.mean, found.mean - found.low) == pytest.approx((half_width, half_width), rel=0.02)
 
 
 def test_pairing_makes_the_interval_narrow():

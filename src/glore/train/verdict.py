@@ -1,12 +1,14 @@
 """Does a variant do better than the baseline? A difference with its interval, and what it means.
 
-The interval is a paired bootstrap over test samples and seeds: each draw takes as many test samples as there are, with
-replacement and the same ones for both variants, and computes both scores from them for each seed. It then takes as many
-seeds as there are, with replacement. Resampling S seeds shows less than their spread, and a normal interval less than
-few seeds leave open: the seeds' part of a draw is stretched by sqrt(S / (S − 1)) · t / 1.96, with t the 97.5 % point of
-Student's distribution with S − 1 degrees of freedom. With one seed the interval covers the test samples only. Draws in
-which a score is not defined, as the IoU of a class that is not among the drawn samples, are left out. Source: Efron,
-Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8, 12 and 13.
+The interval adds up two doubts. How far the mean difference of S seeds may lie from that of all seeds is told by
+Student's distribution with S − 1 degrees of freedom. What other test samples would change for all seeds alike is told
+by a paired bootstrap: each draw takes as many test samples as there are, with replacement and the same ones for both
+variants, and computes both scores from them for each seed. What the choice of samples changes for one seed only is in
+the spread of the seeds already, so the draws are shrunk by its share of their variance. As few seeds may be close by
+chance, the interval is at least as wide as the draws alone would make it. With one seed it covers the test samples
+only. Draws in which a score is not defined, as the IoU of a class that is not among the drawn samples, are left out.
+Source: Student, "The probable error of a mean", Biometrika 1908; Efron, Tibshirani, "An Introduction to the Bootstrap",
+1993, chapters 8 and 13.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class Difference:
         low: lower end of the 95 % interval; nan if the score is not defined on these samples.
         high: upper end.
         seeds: how many.
-        seed_variance: of the difference from seed to seed; nan for one seed.
-        sample_variance: of the mean difference, from the choice of test samples.
+        seed_variance: of the difference from seed to seed, at least what comes of the samples; nan for one seed.
+        sample_variance: of the difference, from the choice of test samples, which more seeds do not lessen.
         samples: how many.
     """
 
@@ -65,28 +67,34 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
         raise ValueError(f"cannot pair samples and counts of shape {tuple(one.shape)} with {tuple(other.shape)}")
     seeds, samples = one.shape[:2]
     generator = torch.Generator().manual_seed(0)
-    mean = (score(one.sum(1)) - score(other.sum(1))).mean()
+    apart = score(one.sum(1)) - score(other.sum(1))  # (seeds,)
+    mean, seed_variance = float(apart.mean()), float(apart.var()) if seeds > 1 else math.nan
     counts, other_counts = one.double(), other.double()
-    by_sample, by_seed = [], []
+    found = []
     for part in torch.arange(draws).split(100):
         taken = torch.randint(samples, (len(part), samples), generator=generator)
         weights = torch.zeros(len(part), samples, dtype=torch.double).scatter_add_(
             1, taken, torch.ones(taken.shape).double()
         )
-        apart = score(_weighted(weights, counts)) - score(_weighted(weights, other_counts))  # (draws, seeds)
-        apart = apart[apart.isfinite().all(1)]
-        average = apart.mean(1)
-        spread = apart.gather(1, torch.randint(seeds, apart.shape, generator=generator)).mean(1) - average
-        by_sample.append(average)
-        by_seed.append(spread)
-    averages, spreads = torch.cat(by_sample), torch.cat(by_seed)
-    if len(averages) < 2:
-        return Difference(float(mean), math.nan, math.nan, seeds, math.nan, math.nan, samples)
-    stretch = math.sqrt(seeds / (seeds - 1)) * float(stdtrit(seeds - 1, 0.975)) / Z if seeds > 1 else 0.0
+        drawn = score(_weighted(weights, counts)) - score(_weighted(weights, other_counts))  # (draws, seeds)
+        found.append(drawn[drawn.isfinite().all(1)])
+    drawn = torch.cat(found)
+    if len(drawn) < 2:
+        return Difference(mean, math.nan, math.nan, seeds, math.nan, math.nan, samples)
+    means = drawn.mean(1)
+    sample_variance = float(means.var())
     ends = torch.tensor([0.025, 0.975], dtype=torch.double)
-    low, high = (averages + stretch * spreads).quantile(ends).tolist()
-    seed_variance = float(spreads.var()) * seeds**2 / (seeds - 1) if seeds > 1 else math.nan
-    return Difference(float(mean), low, high, seeds, seed_variance, float(averages.var()), samples)
+    low, high = means.quantile(ends).tolist()
+    if seeds > 1:
+        own = max(0.0, float(drawn.var(1).mean()) - seed_variance) / seeds  # of what is not common to all seeds
+        common = max(0.0, sample_variance - own)
+        shrunk = (means - mean) * math.sqrt(common / sample_variance) if sample_variance else means - mean
+        ranks = (torch.arange(len(means), dtype=torch.double) + 0.5) / len(means)
+        student = torch.as_tensor(stdtrit(seeds - 1, ranks.numpy()))[torch.randperm(len(means), generator=generator)]
+        wide = mean + (shrunk + math.sqrt(seed_variance / seeds) * student).quantile(ends)
+        low, high, sample_variance = min(low, float(wide[0])), max(high, float(wide[1])), common
+        seed_variance = max(seed_variance, own * seeds)
+    return Difference(mean, low, high, seeds, seed_variance, sample_variance, samples)
 
 
 def _weighted(weights: Tensor, counts: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ def instances(
 ) -> Float[Tensor, "b 4 k"]:
     """Count the positions of each sample's instances, each weighted by the mean size of its class over its own.
 
+    On the CPU, where `sizes` and `groups` lie.
+
     Args:
         predicted: classes.
         target: the same, or 255; not used where there is an instance, which tells its class.
@@ -77,11 +79,11 @@ def instances(
         group = which[groups[told] == groups[of][which]].bincount(minlength=len(found)).double()
         weight = sizes.double()[of] / size
         for row, hits in enumerate((right, size - right, group, size - group)):
-            counts[sample, row].index_add_(0, of, (weight * hits).cpu())
+            counts[sample, row].index_add_(0, of, weight * hits)
     return counts
 
 
-def top_k(logits: Float[Tensor, "b k"], target: Int[Tensor, "b"], ks: tuple[int, ...]) -> Int[Tensor, "b n"]:
-    """For each sample and each k of `ks`: 1 if the true class is among the k highest logits, else 0."""
-    best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices == target[:, None]
-    return torch.stack([best[:, :k].any(1) for k in ks], dim=1).long()
+def top_k(ranked: Int[Tensor, "b most"], target: Int[Tensor, "b"], ks: tuple[int, ...]) -> Int[Tensor, "b n"]:
+    """For each sample and each k of `ks`: 1 if the true class is among the first k of its ranked classes, else 0."""
+    right = ranked == target[:, None]
+    return torch.stack([right[:, :k].any(1) for k in ks], dim=1).long()

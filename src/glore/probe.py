@@ -75,12 +75,21 @@ def inputs_for(model: nn.Module, example: Example) -> tuple[Any, ...]:
             f"example=None, and this {type(model).__name__} does not declare its input size: give an input for a "
             f"probe, for example example=torch.zeros(1, 3, 224, 224)"
         )
-    first = declared.get("first_conv")  # made for another number of channels, it is right and the size is not
-    if isinstance(first, str) and first in dict(model.named_modules()):
-        size = (getattr(model.get_submodule(first), "in_channels", size[0]), *size[1:])
     parameter = next(p for p in model.parameters() if p.is_floating_point())
-    with evaluating(model):
-        return (torch.randn(1, *size, device=parameter.device, dtype=parameter.dtype),)
+
+    def picture(channels: int) -> tuple[Tensor]:
+        with evaluating(model):
+            return (torch.randn(1, channels, *size[1:], device=parameter.device, dtype=parameter.dtype),)
+
+    first = declared.get("first_conv")  # of a network made for other channels, it is right and the size is not
+    conv = dict(model.named_modules()).get(first) if isinstance(first, str) else None
+    channels = getattr(conv, "in_channels", size[0])
+    if channels != size[0]:
+        try:
+            run(model, picture(size[0]))  # or it comes behind something that makes more channels of three
+        except RuntimeError:
+            return picture(channels)
+    return picture(size[0])
 
 
 def same(a: Any, b: Any) -> bool:

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from glore.data import transforms
+from glore.data.broken import BrokenSampleError
 from glore.data.folders import files_in, listed
-from glore.data.images import Cifar, ImageFolder, ImageList
+from glore.data.images import Cifar, ImageFolder, ImageList, Pictures
 from glore.data.pictures import SUFFIXES
 
 SMALL = transforms.Small(8)
@@ -56,8 +57,8 @@ def test_what_has_no_folder_is_held_out(tmp_path, folders):
     sizes = [len(part) for part in parts]
     assert sizes == ([32, 8, 40] if len(folders) == 4 else [24, 8, 8])
     assert [label for _, label in parts[1].samples] == [0] * 4 + [1] * 4, "each class gives its share"
-    (tmp_path / folders[0] / "new.png").write_bytes((tmp_path / folders[0]).joinpath(min(names(parts[0]))).read_bytes())
-    assert names(ImageFolder("val", root, held_out=0.2)) == names(parts[1]), "a new picture moves no other"
+    again = [ImageFolder(split, root, held_out=0.2) for split in ("train", "val", "test")]
+    assert [part.samples for part in again] == [part.samples for part in parts]
 
 
 def test_only_pictures_count(tmp_path):
@@ -170,6 +171,19 @@ def test_lists(tmp_path):
     train = ImageList("train", root, lists)
     assert [label for _, label in train.samples] == [1, 2]
     assert train.samples[0][0].is_file()
+    (tmp_path / "train.txt").write_text("  x/x-0.png\thot dog\nx/x-1.png\tcorn dog \n")
+    train = ImageList("train", root, lists)
+    assert train.classes == ["corn dog", "hot dog"]
+    assert train.samples == [(tmp_path / "x/x-0.png", 1), (tmp_path / "x/x-1.png", 0)]
+    (tmp_path / "train.txt").write_text("x/x-0.png 1\nx/x-1.png 3\n")
+    assert [k for _, k in ImageList("train", root, lists, classes=["1", "2", "3"]).samples] == [0, 2]
+    assert [k for _, k in ImageList("train", root, lists, classes=["a", "b", "c", "d"]).samples] == [1, 3]
+    (tmp_path / "train.txt").write_text("x/x-0.png 0\n")
+    with pytest.raises(ValueError, match="'0' is no class of 1, 2, 3"):
+        ImageList("train", root, lists, classes=["1", "2", "3"])
+    (tmp_path / "train.txt").write_text("y/x-0.png 0\n")
+    with pytest.raises(FileNotFoundError, match=r"train\.txt, line 1: there is no .*y/x-0\.png; a line is a path from"):
+        ImageList("train", root, lists)
     with pytest.raises(FileNotFoundError, match=r"lists: .*none\.txt is missing"):
         ImageList("train", root, {"train": "none.txt"})
     with pytest.raises(ValueError, match="must name a file for train and for val"):
@@ -210,6 +224,9 @@ def test_paths_to_predict(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="empty has no pictures"):
         listed([tmp_path / "empty"], SUFFIXES, "pictures")
+    (tmp_path / "none.txt").write_text("\n")
+    with pytest.raises(FileNotFoundError, match=r"none\.txt is empty: a line is the path of one of the pictures"):
+        listed([tmp_path / "none.txt"], SUFFIXES, "pictures")
 
 
 @pytest.mark.parametrize("kind", [transforms.Standard, transforms.Modern, transforms.Small])
@@ -226,6 +243,10 @@ def test_presets(kind, size):
     one, mirrored = kind(16, views=2)(False)(picture)
     assert torch.equal(one, kind(16)(False)(picture))
     assert torch.equal(mirrored, one.flip(-1))
+    ten = kind(16, views=10)(False)(picture)
+    assert torch.equal(ten[4], one)
+    assert torch.equal(ten[5:9], ten[[1, 0, 3, 2]].flip(-1)), "the corners of the mirror image"
+    assert len({kind(16)(True)(picture).sum().item() for _ in range(8)}) > 1, "training draws by chance"
 
 
 def test_presets_normalise():
@@ -241,10 +262,32 @@ def test_presets_out_of_range(options):
         transforms.Standard(**options)
 
 
-def test_mix_keeps_shapes_and_shares():
-    mix = transforms.Mix()
-    targets = torch.eye(4)
+@pytest.mark.parametrize("options", [{}, {"mixup": 0}, {"cutmix": 0}])
+def test_a_mixed_picture_is_the_shares_of_its_target(options):
+    mix = transforms.Mix(**{"mixup": 1.0, **options})
+    pictures = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)  # each of its number
+    changed = 0
     for _ in range(8):
-        inputs, mixed = mix(torch.rand(4, 3, 8, 8), targets)
-        assert inputs.shape == (4, 3, 8, 8)
-        torch.testing.assert_close(mixed.sum(1), torch.ones(4))
+        inputs, targets = mix(pictures, torch.eye(4))
+        torch.testing.assert_close(targets.sum(1), torch.ones(4))
+        torch.testing.assert_close(inputs.mean((1, 2, 3)), targets @ torch.arange(4.0))
+        changed += not torch.equal(targets, torch.eye(4))
+    assert changed > 4
+
+
+@pytest.mark.parametrize("options", [{"mixup": -1.0}, {"mixup": 0, "cutmix": 0}])
+def test_mix_needs_something_to_do(options):
+    with pytest.raises(ValueError, match="must not be below 0, nor both 0"):
+        transforms.Mix(**options)
+
+
+def test_a_thin_picture_is_no_picture(tmp_path):
+    Image.new("RGB", (5, 501)).save(tmp_path / "thin.png")
+    with pytest.raises(BrokenSampleError, match=r"thin\.png is too thin, 5×501 pixels"):
+        Pictures([(tmp_path / "thin.png", 0)], ["a"])[0]
+
+
+def test_a_class_that_cannot_be_shown_is_named(tmp_path):
+    make(tmp_path, "a", "b\u2028c")
+    with pytest.raises(ValueError, match=r"has a class 'b\\u2028c', whose name has characters that cannot be shown"):
+        ImageFolder("train", str(tmp_path))

@@ -57,8 +57,11 @@ def test_other_folders_and_ignored_values(root):
     (root / "images/train").rename(root / "train")
     (root / "masks/train").rename(root / "train_annotated")
     places = {"images": "{split}", "masks": "{split}_annotated"}
-    _, labels = SegmentFolder("train", str(root), **places, ignored=(2,), preset=Scenes(crop=(24, 30)))[0]
-    assert set(labels.unique().tolist()) <= {0, 1, 255}
+    data = SegmentFolder("train", str(root), **places, ignored=(2,), preset=Scenes(crop=(24, 30)))
+    assert set(data[0][1].unique().tolist()) <= {0, 1, 255}
+    assert data.untaught == [2]
+    named = SegmentFolder.for_paths([root / "train"], data.classes, {"ignored": (2,)})
+    assert (named.untaught, SegmentFolder.for_paths([root / "train"], data.classes, {}).untaught) == ([2], [])
 
 
 def test_colours_of_all_classes_are_a_palette(tmp_path):
@@ -209,6 +212,9 @@ def test_what_is_wrong_with_a_mask_is_named(root):
         data[0]
     write(mask, np.full((24, 30), 3, np.uint8))
     with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value 3, which is no class: .* 0, 1, 2, 255"):
+        data[0]
+    Image.fromarray(np.full((24, 30), -1, np.int32)).save(mask, "TIFF")
+    with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value -1: classes are numbered from 0"):
         data[0]
     mask.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BrokenSampleError, match=r"town/0\.png cannot be read as a mask"):

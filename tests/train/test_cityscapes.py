@@ -150,18 +150,28 @@ def test_missing_labels_and_strange_ids_are_named(tmp_path):
     path = made(tmp_path, 7, np.full((4, 6), 40), CAR)
     with pytest.raises(ValueError, match=r"ulm_000007_000019_gtFine_labelIds\.png has a pixel of value 40"):
         Cityscapes("val", str(tmp_path))[0]
+    instances = path.with_name(path.name.replace("labelIds", "instanceIds"))
+    instances.unlink()
+    with pytest.raises(FileNotFoundError, match=r"leftImg8bit\.png has no mask .*_gtFine_instanceIds\.png"):
+        Cityscapes("val", str(tmp_path))
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"ulm_000007_000019_gtFine_labelIds\.png; of 1 pictures, 1"):
+    with pytest.raises(FileNotFoundError, match=r"leftImg8bit\.png has no mask .*_gtFine_labelIds\.png"):
         Cityscapes("val", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="no folder leftImg8bit/train"):
         Cityscapes("train", str(tmp_path))
 
 
-def test_counts_go_through_a_file(tmp_path):
-    """What each sample adds is kept as it is: the scores of instances are no whole numbers."""
+def test_scores_of_instances_are_no_whole_numbers(tmp_path):
     made(tmp_path, 0, CAR, 26000 + np.arange(24).reshape(4, 6))
     task = CityscapesSegment(torch.nn.Identity())
     _, labels = Cityscapes("test", str(tmp_path))[0]
     counts = task.counts(torch.randn(1, 19, 4, 6), labels[None])
     assert counts.dtype == torch.float64
     assert not torch.equal(counts, counts.round())
+
+
+def test_other_classes_are_refused():
+    with pytest.raises(
+        ValueError, match=r"scores the 19 classes of Cityscapes, but the data have 3: give glore\.train"
+    ):
+        CityscapesSegment(torch.nn.Identity()).counts(torch.randn(1, 3, 4, 6), torch.zeros(1, 4, 6, dtype=torch.long))

@@ -1,6 +1,7 @@
 """The order of the data and the items' random states follow from the seed, the epoch and the index alone."""
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -108,6 +109,15 @@ def test_what_stands_for_a_broken_sample_fits_its_batch():
     assert indices.tolist() == [-2, 2, -4]
     assert (inputs.shape, targets.shape) == ((3, 3, 5), (3, 5))
     assert Seeded(Half(), "blank")[Draw(1, 0)][0].shape == (1, 1)
+
+
+def test_more_processes_than_samples_are_told_what_to_do():
+    from glore.train.data import Data
+
+    data = Data(lambda split: Half())
+    data.trainer = SimpleNamespace(world_size=5, global_rank=0)
+    with pytest.raises(ValueError, match=r"test has 4 samples for 5 processes: give --trainer\.devices 4"):
+        data.test_dataloader()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """From a folder of pictures to predictions: the everyday use, with what goes wrong in it."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 pytest.importorskip("timm")
 import timm
 from PIL import Image
+from pytorch_lightning import Callback
 from safetensors.torch import load_file
 
 import glore
@@ -147,7 +149,11 @@ def test_a_test_picture_that_cannot_be_read_is_named(pictures, tmp_path, workers
 
 
 def test_units_alone_are_trained(pictures, tmp_path):
-    made = recipe(pictures, "--model.train", "units", "--epochs", "1")
+    with pytest.raises(RecipeError, match=r"model.train='units' leaves all else as it is, but model.net.pretrained is"):
+        recipe(pictures, "--model.train", "units")
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), weights)
+    made = recipe(pictures, "--model.train", "units", "--epochs", "1", "--model.net.pretrained", str(weights))
     this = runs.prepare(made, tmp_path / "run")
     before = {name: tensor.clone() for name, tensor in this.task.net.state_dict().items()}
     this.fit()
@@ -158,6 +164,9 @@ def test_units_alone_are_trained(pictures, tmp_path):
     assert all(name.startswith(new) for name in changed)
     assert {"fc.weight", "layer2.0_glore.norm.running_mean", "layer2.0_glore.norm.weight"} <= changed
     assert not this.task.net.bn1.training
+    torch.nn.SyncBatchNorm.convert_sync_batchnorm(this.task)  # as Lightning does for several processes
+    assert not this.task.train().net.bn1.training
+    assert this.task.net.layer2[1].norm.training
 
 
 def test_old_layers_learn_slower(pictures, tmp_path):
@@ -281,3 +290,55 @@ def test_what_a_recipe_leaves_open_is_the_datasets(pictures):
     preset = Recipe(tree).resolved["data"]["dataset"]["init_args"]["preset"]
     assert preset["class_path"] == "glore.data.transforms.Small"
     assert preset["init_args"]["mean"] == [0.5] * 3
+
+
+class StopAfterOne(Callback):
+    """Fails in the second epoch, as a crash would."""
+
+    def on_train_epoch_start(self, trainer, task):
+        if trainer.current_epoch == 1:
+            raise ZeroDivisionError("crash")
+
+
+def test_other_classes_or_pictures_are_refused_when_a_run_goes_on(pictures, tmp_path, capsys):
+    out = tmp_path / "run"
+    stopped = runs.prepare(recipe(pictures), out)
+    stopped.trainer.callbacks.append(StopAfterOne())
+    with runs.claimed(out, stopped.recipe), pytest.raises(ZeroDivisionError):
+        stopped.fit()
+    (pictures / "red").rename(pictures / "amber")
+    for command in (["fit", *flags(pictures), "--out", str(out)], ["predict", "--out", str(out)]):
+        assert main(command) == 2
+        assert "the first that differs is 'blue' there and 'amber' here" in capsys.readouterr().err
+    assert (out / "classes.txt").read_text().split() == list(COLOURS)
+    (pictures / "amber").rename(pictures / "red")
+    for i in range(5):
+        (pictures / f"red/{i}.jpg").rename(pictures / f"red/{i}.no")
+    assert main(["fit", *flags(pictures), "--out", str(out)]) == 2
+    assert re.search(r"holds a training on 48 samples, and the data have 4\d now", capsys.readouterr().err)
+
+
+def test_a_variant_may_be_about_first_weights(pictures, tmp_path):
+    for k in range(2):
+        torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / f"{k}.pth")
+    tree = read(flags(pictures, "--epochs", "1", "--model.optimizer.lr", "0"))
+    sources = {"plain": f"{tmp_path}/0.pth", "other": f"{tmp_path}/1.pth"}
+    tree["compare"] = {"seeds": [0], "variants": {n: {"model.net.pretrained": path} for n, path in sources.items()}}
+    assert not list(compare.run(compare.grid(tree, tmp_path / "all")))
+    for name, source in sources.items():
+        trained = load_file(tmp_path / f"all/{name}/seed0/last.safetensors")
+        given = torch.load(source)
+        assert torch.equal(trained["conv1.0.weight"], given["conv1.0.weight"]), name
+
+
+def test_a_batch_of_one_position_names_the_batch_size(pictures, tmp_path, capsys):
+    root = ["--model.backbone", "tf_efficientnet_lite0", "--data.batch_size", "1", "--data.dataset.preset.size", "32"]
+    assert main(["fit", *flags(pictures, *root), "--out", str(tmp_path)]) == 2
+    assert "glore: data.batch_size gives this process 1 samples a step, of which" in capsys.readouterr().err
+
+
+def test_more_classes_are_told_if_asked(pictures, tmp_path, capsys):
+    assert main(["fit", *flags(pictures, "--epochs", "1"), "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(pictures / "red/0.jpg"), "--out", str(tmp_path), "--top", "2"]) == 0
+    assert capsys.readouterr().out.count(" %  ") == 2

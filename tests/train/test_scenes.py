@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -162,7 +163,27 @@ def test_a_mask_that_cannot_be_read_is_replaced_and_named(root, tmp_path):
     this = runs.prepare(Recipe(read(flags(root, "--epochs", "2"))), tmp_path / "run")
     this.fit()
     with (tmp_path / "run/broken.csv").open() as file:
-        assert [row["name"] for row in csv.DictReader(file)] == [str(root / "images/train/3.png")]
+        (row,) = csv.DictReader(file)
+    assert row["name"] == str(root / "images/train/3.png")
+    assert row["error"].startswith(f"{root}/masks/train/3.png cannot be read as a mask")
+
+
+def test_masks_of_which_none_can_be_read_are_told_with_a_reason(root, tmp_path, capsys):
+    for mask in (root / "masks/train").iterdir():
+        mask.write_bytes(b"")
+    assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
+    assert re.search(r"none can be read, such as: .*masks/train/\d+\.png cannot be read", capsys.readouterr().err)
+
+
+def test_an_ignored_class_is_left_out_of_scores_and_masks(root, tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", *flags(root, "--data.dataset.ignored", "[0]", "--epochs", "1"), "--out", str(out)]) == 0
+    assert main(["test", "--out", str(out)]) == 0
+    scores = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("iou", "miou")))
+    assert scores["iou_b"] == "nan"
+    assert float(scores["miou"]) == pytest.approx((float(scores["iou_g"]) + float(scores["iou_r"])) / 2, abs=1e-4)
+    assert main(["predict", str(root / "images/val"), "--out", str(out)]) == 0
+    assert all(np.array(Image.open(mask)).min() > 0 for mask in (out / "predictions").glob("*.png"))
 
 
 def test_pictures_of_several_sizes_go_one_by_one(root, tmp_path, capsys):
@@ -245,6 +266,7 @@ def test_classes_may_weigh_differently_and_ignored_positions_nothing():
         {"least": 0.0},
         {"auxiliary": -1.0},
         {"class_weights": (-1.0,)},
+        {"class_weights": (0.0, 0.0)},
         {"window": (0, 1)},
         {"scales": ()},
     ],

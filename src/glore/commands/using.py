@@ -71,6 +71,7 @@ def _predicting(parser: argparse.ArgumentParser) -> None:
     )
     _using(parser)
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to write (default: OUT/predictions)")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes told of each sample (default: 5)")
 
 
 def predict(options: argparse.Namespace, flags: list[str]) -> int:
@@ -78,14 +79,14 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     this = _of_folder(options, flags)
     folder = options.to or options.out / "predictions"
     replaced = (folder / "predictions.csv").is_file()
-    rows = this.predict(folder, options.weights, options.paths)
+    rows = this.predict(folder, options.weights, options.paths, options.top)
     for row in rows if options.paths else [row for row in rows if "error" in row]:
         print(row["name"] + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
         if "error" in row:
             print(f"  {row['error']}")
         if "mask" in row:
             print(f"  {folder / row['mask']}")
-        for place in range(1, 6):
+        for place in range(1, options.top + 1):
             if f"class_{place}" in row:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
         print()

@@ -9,7 +9,7 @@ import numpy as np
 
 from glore.data.labels import IGNORED, INSTANCE, MOST
 from glore.data.scenes import Scenes
-from glore.data.segments import Colour, Segments, folder_of, read_mask
+from glore.data.segments import Colour, Segments, check_masks, folder_of, read_mask
 
 ALL = 34  # labels, those that count for nothing included
 
@@ -80,15 +80,12 @@ class Cityscapes(Segments):
         fine = Path(root, "gtFine", pictures.name)
         names = [(path.parent.name, path.name.replace("leftImg8bit", "gtFine_labelIds")) for path in found]
         samples = [(path, fine.joinpath(*name)) for path, name in zip(found, names, strict=True)]
-        missing = [(path, mask) for path, mask in samples if not mask.is_file()]
-        if missing:
-            path, mask = missing[0]
-            raise FileNotFoundError(
-                f"{path} has no labels {mask}; of {len(samples)} pictures, {len(missing)} have none"
-            )
+        self.instances = split != "train"
+        check_masks(samples)
+        if self.instances:
+            check_masks([(path, _instances(mask)) for path, mask in samples])
         table = {**dict.fromkeys(range(ALL), IGNORED), **{label.id: k for k, label in enumerate(LABELS)}}
         super().__init__(samples, [label.name for label in LABELS], preset, split == "train", table)
-        self.instances = split != "train"
 
     def files(self, index: int) -> list[Path]:
         picture, mask = super().files(index)

@@ -28,7 +28,8 @@ def labelled(
 
     Raises:
         FileNotFoundError: there is no such folder, or a class has too few files to train and to hold out.
-        ValueError: an argument is out of range, or a split has a class that the training files have not.
+        ValueError: an argument is out of range, a class's name cannot be shown, or a split has a class that the
+            training files have not.
     """
     base = checked(split, root)
     if not 0 < held_out < 0.5:
@@ -37,6 +38,8 @@ def labelled(
     training = own["train"] or base
     splits = {name for folders in FOLDERS.values() for name in folders}
     classes = [name for name in _subfolders(training) if own["train"] or name not in splits]
+    if strange := [name for name in classes if not name.isprintable()]:  # nor does a run's list of them keep it
+        raise ValueError(f"{training} has a class {strange[0]!r}, whose name has characters that cannot be shown")
     if not classes:
         raise FileNotFoundError(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
@@ -102,7 +105,7 @@ def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> list[
     """The files that paths name: files, all in folders, and those in text files, a path a line from the text file.
 
     Raises:
-        FileNotFoundError: there is no such path, or no file of these suffixes in a folder.
+        FileNotFoundError: there is no such path, no file of these suffixes in a folder, or nothing in a text file.
     """
     found: list[Path] = []
     for path in paths:
@@ -114,7 +117,10 @@ def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> list[
         elif not path.is_file():
             raise FileNotFoundError(f"{path}: no such file or folder")
         elif path.suffix == ".txt":
-            found += [path.parent / line.strip() for line in read_text(path).splitlines() if line.strip()]
+            lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+            if not lines:
+                raise FileNotFoundError(f"{path} is empty: a line is the path of one of the {what}")
+            found += [path.parent / line for line in lines]
         else:
             found.append(path)
     return found

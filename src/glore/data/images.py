@@ -10,10 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from glore.data.broken import BrokenSampleError
 from glore.data.folders import FOLDERS, checked, labelled, listed, read_text
 from glore.data.pictures import SUFFIXES, read_picture
 from glore.data.samples import Samples
 from glore.data.transforms import Preset, Small, Standard
+
+THIN = 100  # times the shorter side of a picture, its longer one may not be longer
 
 
 class Pictures(Samples):
@@ -30,7 +33,8 @@ class Pictures(Samples):
         training: whether to take the transform of training, or that of testing.
 
     Raises:
-        BrokenSampleError: a file cannot be read; raised when its item is asked for.
+        BrokenSampleError: a file cannot be read, or is a hundred times as long as wide; raised when its item is asked
+            for.
     """
 
     default_preset: ClassVar[type[Preset]] = Standard
@@ -59,7 +63,10 @@ class Pictures(Samples):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
         path, label = self.samples[index]
-        return self.transform(read_picture(path, self.needs)), label
+        picture = read_picture(path, self.needs)
+        if max(picture.size) > THIN * min(picture.size):  # at the network's size, it would not fit into memory
+            raise BrokenSampleError(f"{path} is too thin, {picture.width}×{picture.height} pixels")
+        return self.transform(picture), label
 
     def blank(self) -> Tensor:
         """What stands for a picture that cannot be read, where no other one may."""
@@ -71,7 +78,8 @@ class ImageFolder(Pictures):
 
     Without `test`, `val` is the test split too, as in ImageNet's standard folders. A split that has no folder otherwise
     is held out from each class of the training pictures, which without `train` are those of `root/<class>/…`; which
-    ones follows from their names alone. The classes are the folders of the training pictures, in alphabetical order.
+    ones follows from their names and their number. The classes are the folders of the training pictures, in
+    alphabetical order.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
@@ -112,6 +120,8 @@ class ImageNet(ImageFolder):
 class ImageList(Pictures):
     """Pictures in list files, a line each: a path from `root`, white space, and a class by number or name.
 
+    A name of several words has a tab before it.
+
     Args:
         split: `"train"`, `"val"` or `"test"`.
         root: the folder.
@@ -121,7 +131,7 @@ class ImageList(Pictures):
         preset: makes the transforms; `Standard()` by default.
 
     Raises:
-        FileNotFoundError: a folder or list is missing.
+        FileNotFoundError: a folder or list is missing, or the file in the first line of a list.
         ValueError: a line is not a path and a class that is known; the message names file and line.
     """
 
@@ -142,12 +152,18 @@ class ImageList(Pictures):
             numbers = all(label.isdecimal() for label in training)
             classes = [str(k) for k in range(1 + max(map(int, training)))] if numbers else sorted(set(training))
         known = {name: label for label, name in enumerate(classes)}
+        numbers = not any(map(str.isdecimal, classes)) or list(classes) == [str(k) for k in range(len(classes))]
         samples: list[tuple[Path, int | None]] = []
         for number, path, label in _lines(base / lists[name]):
-            k = known.get(label, int(label) if label.isdecimal() else -1)
+            k = known.get(label, int(label) if numbers and label.isdecimal() else -1)
             if not 0 <= k < len(classes):
                 raise ValueError(
                     f"{base / lists[name]}, line {number}: {label!r} is no class of {', '.join(classes[:9])}"
+                )
+            if not samples and not (base / path).is_file():
+                raise FileNotFoundError(
+                    f"{base / lists[name]}, line {number}: there is no {base / path}; a line is a path from "
+                    f"root={root!r}, white space and a class, before which a name of several words has a tab"
                 )
             samples.append((base / path, k))
         super().__init__(samples, classes, preset, split == "train")
@@ -160,7 +176,7 @@ def _lines(path: Path) -> list[tuple[int, str, str]]:
     found = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
-            parts = line.rsplit(maxsplit=1)
+            parts = [part.strip() for part in line.strip().rsplit("\t" if "\t" in line.strip() else None, maxsplit=1)]
             if len(parts) != 2:
                 raise ValueError(f"{path}, line {number}: {line!r} is not a path and a class")
             found.append((number, parts[0], parts[1]))

@@ -20,7 +20,12 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
+SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".webp", ".avif"),
+        *(".tif", ".tiff", ".gif", ".ppm", ".pgm"),
+    )
+)
 
 
 def read_picture(path: Path | str, least: int = 0) -> Image.Image:

@@ -21,8 +21,8 @@ class Scenes:
     """In training, scaled by chance, cropped, mirrored and recoloured, picture and labels alike; in testing, whole.
 
     Args:
-        crop: height and width of what the network sees in training, in pixels; what a picture lacks is filled with its
-            mean colour and counts for nothing.
+        crop: height and width of what the network sees in training, in pixels; what a picture lacks is filled with the
+            colour `mean`, recoloured as the picture is, and counts for nothing.
         scale: least and greatest factor of the size before the crop.
         jitter: greatest change of brightness, contrast and saturation, as a share.
         mean: of the channels, taken from values in [0, 1]; ImageNet's by default, in a recipe what the network's
@@ -69,7 +69,8 @@ class Scenes:
         return self._training if training else self._testing
 
     def _training(self, picture: Image.Image, labels: np.ndarray | None) -> Pair:
-        image, mask = self.random(tv_tensors.Image(F.pil_to_tensor(picture)), tv_tensors.Mask(labels))
+        mask = tv_tensors.Mask(None if labels is None else labels.astype(np.uint8))  # a third of the time of int64
+        image, mask = self.random(tv_tensors.Image(F.pil_to_tensor(picture)), mask)
         return self.normalize(image).as_subclass(Tensor), mask.as_subclass(Tensor).long()
 
     def _testing(self, picture: Image.Image, labels: np.ndarray | None) -> Pair:

@@ -35,6 +35,8 @@ class Segments(Samples):
     A picture is turned upright as its EXIF tag says, and its mask has to be drawn over the picture upright. Where the
     mask's size does not show that, for a picture that is turned by half, mirrored or square, the two are refused.
 
+    A class to which no value of the masks leads is one that networks are not taught: they do not tell it either.
+
     Args:
         samples: path of each picture and of its mask; None where there is no mask.
         classes: their names, in order.
@@ -67,8 +69,9 @@ class Segments(Samples):
         super().__init__(samples, classes)
         self.palette, self.ids = palette or self.PALETTE, ids or self.IDS
         self.transform = (preset or self.default_preset())(training)
-        table = {**{k: k for k in range(len(classes))}, IGNORED: IGNORED} if table is None else table
+        table = values_of(len(classes)) if table is None else table
         self.values = sorted(table)
+        self.untaught = sorted(set(range(len(classes))) - set(table.values()))
         self.table = np.full(VALUES, -1)
         self.table[self.values] = [table[value] for value in self.values]
 
@@ -81,8 +84,9 @@ class Segments(Samples):
         palette: Sequence[Colour] | None = None,
     ) -> Segments:
         samples = [(path, None) for path in listed(paths, SUFFIXES, "pictures")]
+        table = values_of(len(classes), arguments.get("ignored"))
         preset = arguments.get("preset") or cls.default_preset()
-        return Segments(samples, classes, preset, palette=palette or cls.PALETTE, ids=cls.IDS)
+        return Segments(samples, classes, preset, table=table, palette=palette or cls.PALETTE, ids=cls.IDS)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
         path, mask = self.samples[index]
@@ -154,9 +158,8 @@ class SegmentFolder(Segments):
         names, palette = read_classes(Path(root) / classes)
         if strange := [value for value in ignored if not 0 <= value < VALUES]:
             raise ValueError(f"ignored has {strange[0]}, but the values of a mask are 0 … {VALUES - 1}")
-        table = {**{k: k for k in range(len(names))}, **dict.fromkeys((*ignored, IGNORED), IGNORED)}
         samples = pairs(folder, Path(root, masks.replace("{split}", taken)))
-        super().__init__(samples, names, preset, split == "train", table, palette)
+        super().__init__(samples, names, preset, split == "train", values_of(len(names), ignored), palette)
 
 
 class CamVid(Segments):
@@ -193,8 +196,12 @@ class CamVid(Segments):
         folder, _ = folder_of(split, root, "{split}")
         samples = pairs(folder, folder.with_name(f"{folder.name}annot"))
         count = len(self.CLASSES)
-        table = {**{k: k for k in range(count)}, count: IGNORED, IGNORED: IGNORED}
-        super().__init__(samples, list(self.CLASSES), preset, split == "train", table)
+        super().__init__(samples, list(self.CLASSES), preset, split == "train", values_of(count, [count]))
+
+
+def values_of(classes: int, ignored: Sequence[int] | None = ()) -> dict[int, int]:
+    """Value in a mask → class: each class for itself, but for values that count for nothing, as 255 does."""
+    return {**{k: k for k in range(classes)}, **dict.fromkeys((*(ignored or ()), IGNORED), IGNORED)}
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -202,7 +209,7 @@ def read_mask(path: Path) -> np.ndarray:
 
     Raises:
         BrokenSampleError: the file cannot be read.
-        ValueError: it has several channels.
+        ValueError: it has several channels, or a value below 0.
     """
     try:
         with Image.open(path) as image:
@@ -215,7 +222,9 @@ def read_mask(path: Path) -> np.ndarray:
             f"{path} is a picture of mode {mode}, but a mask has one whole number a pixel: save its classes as a "
             "greyscale or palette PNG"
         )
-    return values.astype(np.int32).clip(0, VALUES - 1)
+    if values.dtype.kind == "i" and (least := values.min(initial=0)) < 0:
+        raise ValueError(f"{path} has a pixel of value {least}: classes are numbered from 0")
+    return values.clip(0, VALUES - 1).astype(np.int32)
 
 
 def read_classes(path: Path) -> tuple[list[str], list[Colour] | None]:
@@ -268,10 +277,15 @@ def pairs(pictures: Path, masks: Path) -> list[tuple[Path, Path]]:
     for path, mask in samples:
         if first.setdefault(mask, path) != path:
             raise ValueError(f"{first[mask]} and {path} have one mask, {mask}: rename one of them and give it its own")
+    check_masks(samples)
+    return samples
+
+
+def check_masks(samples: Sequence[tuple[Path, Path]]) -> None:
+    """Raise a FileNotFoundError if a picture has no mask."""
     missing = [(path, mask) for path, mask in samples if not mask.is_file()]
     if missing:
         path, mask = missing[0]
         raise FileNotFoundError(
             f"{path} has no mask {mask}" + (f", nor have {len(missing) - 1} others" if len(missing) > 1 else "")
         )
-    return samples

@@ -138,15 +138,21 @@ class Mix:
     """Mixes the pictures of a batch and their one-hot targets, by mixup or by cutmix at equal chances.
 
     Args:
-        mixup: both parameters of the beta distribution of mixup's shares.
+        mixup: both parameters of the beta distribution of mixup's shares; 0 leaves mixup out.
         cutmix: the same of cutmix.
+
+    Raises:
+        ValueError: one is below 0, or both are 0.
 
     Source: Zhang et al., "mixup", ICLR 2018 (arXiv 1710.09412); Yun et al., "CutMix", ICCV 2019 (arXiv 1905.04899).
     """
 
     def __init__(self, mixup: float = 0.2, cutmix: float = 1.0) -> None:
-        self.choices = (v2.MixUp(alpha=mixup), v2.CutMix(alpha=cutmix))
+        if min(mixup, cutmix) < 0 or mixup == cutmix == 0:
+            raise ValueError(f"mixup={mixup} and cutmix={cutmix} must not be below 0, nor both 0")
+        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        self.choices = [kind(alpha=alpha) for kind, alpha in kinds if alpha]
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        mixed: tuple[Tensor, Tensor] = self.choices[int(torch.randint(2, ()))](inputs, targets)
+        mixed: tuple[Tensor, Tensor] = self.choices[int(torch.randint(len(self.choices), ()))](inputs, targets)
         return mixed

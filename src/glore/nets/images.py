@@ -43,7 +43,7 @@ def backbone(
         units: stage → how many units to spread over its places, or their zero-based indices: `{"res3": 2, "res4": 3}`.
             `res<k>` are the places behind blocks whose output is 2^k times smaller than the picture, in the order in
             which they run; a dilated stage keeps its name. A module path, such as `"layer3"`, names a container of
-            blocks as in `glore.insert`.
+            blocks as in `glore.insert`, which spreads units evenly.
         unit: makes a unit from its channels; None leaves the network plain.
         classes: of the classifier; 1,000 by default, and in a recipe, null for as many as the data have.
         pretrained: True for the weights that timm knows, which are downloaded; or the path of a file with weights, of
@@ -121,14 +121,18 @@ def with_units(
     told = dict(options)
     dilated = told.pop("output_stride", 32) != 32
     undilated = make(**told) if dilated else model
-    return insert(model, where(undilated, units, example), unit, example=_smaller(model, example))
+    places = where(undilated, units, example)
+    try:
+        return insert(model, places, unit, example=_fitting(model, example))
+    except ValueError as error:
+        raise ValueError(f"units={dict(units)!r}: {error}") from error
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:
     """Where units can stand in a network of timm: stage → (path of the container, index of the block), in order.
 
     timm tells the blocks of each of its networks, for layer-wise learning rates. Where they do not hand on one map, as
-    the layers of a dense block, its coarser grouping is taken.
+    the layers of a dense block, its coarser grouping is taken. Of single layers, as in a VGG, activations count.
 
     Args:
         model: the network.
@@ -144,7 +148,7 @@ def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]
     """
     for coarse in (False, True):
         blocks = _blocks(model, coarse)
-        for picture in (_smaller(model, example), example):
+        for picture in dict.fromkeys((_fitting(model, example), example)):
             size = picture.shape[-1]
             with probe.recorded(blocks.values()) as calls:
                 probe.run(model, (picture,))
@@ -163,8 +167,9 @@ def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]
             if found:
                 return found
     raise ValueError(
-        f"the stages of this {type(model).__name__} are not known: name containers of its blocks by their paths, as "
-        "in glore.insert; networks that hand on tokens, such as ViT, take no units"
+        f"the stages of this {type(model).__name__} are not known, as timm does not tell blocks of it that hand on one "
+        "map: name containers of its blocks by their paths, as in glore.insert; networks that hand on tokens, such as "
+        "ViT, take no units"
     )
 
 
@@ -188,7 +193,7 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
         try:
             picked = indices(len(there), wanted)
         except ValueError as error:
-            raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error}") from None
+            raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error} (in a recipe, --model.net.units)") from None
         for index in picked:
             container, block = there[index]
             if container in units:
@@ -224,13 +229,18 @@ def _blocks(model: nn.Module, coarse: bool) -> dict[str, nn.Module]:
         path: module
         for path, module in model.named_modules()
         if any(re.fullmatch(pattern, path) for pattern in regexes)
+        and (any(module.children()) or type(module).__module__ == nn.ReLU.__module__)
     }
 
 
-def _smaller(model: nn.Module, example: Tensor) -> Tensor:
-    """The picture that shows where units can stand, unless the model takes one size only."""
-    fixed = getattr(model, "pretrained_cfg", {}).get("fixed_input_size")
-    return example if fixed else example[..., :PROBED, :PROBED]
+def _fitting(model: nn.Module, example: Tensor) -> Tensor:
+    """The small picture that shows where units can stand, if the model takes it, or else the whole example."""
+    small = example[..., :PROBED, :PROBED]
+    try:
+        probe.run(model, (small,))
+    except (RuntimeError, ValueError, AssertionError):
+        return example
+    return small
 
 
 def _is_map(value: tuple[Any, ...]) -> bool:

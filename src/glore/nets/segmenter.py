@@ -73,11 +73,12 @@ def segmenter(
             takes them. A stage keeps its name when it is dilated.
         unit: makes a unit of the backbone from its channels; None leaves the backbone plain.
         pretrained: True for the weights that timm knows of the backbone; or the path of a file with them.
-        options: further arguments of `timm.create_model`.
+        options: further arguments of `timm.create_model`, but for its `output_stride`.
 
     Raises:
         ModuleNotFoundError: timm is missing, which the extra `timm` brings.
-        ValueError: there is no such network, it cannot be dilated, or an argument is out of range.
+        ValueError: there is no such network, it cannot be dilated or takes pictures of some sizes only, or an argument
+            is out of range.
 
     Source: the authors' repository for the networks on Cityscapes; Zhao et al., CVPR 2017, for the auxiliary head.
 
@@ -92,6 +93,8 @@ def segmenter(
         raise ValueError(f"classes={classes} must be how many there are, at least 1")
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride={output_stride} must be 8, 16 or 32")
+    if "output_stride" in (options or {}):
+        raise ValueError(f"options={dict(options or {})!r}: give output_stride itself")
     dilated = {"output_stride": output_stride} if output_stride < 32 else {}
     net: Any = backbone(name, units, unit, pretrained=pretrained, options={**(options or {}), **dilated})
     if not hasattr(net, "forward_intermediates"):
@@ -111,12 +114,19 @@ def _maps(backbone: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _prune(net: nn.Module, name: str) -> tuple[int, int]:
     """Take out the layers behind the last map, and tell the channels of the last two maps."""
-    (example,) = (x[..., :PROBED, :PROBED] for x in probe.inputs_for(net, None))
+    (example,) = (x[..., : PROBED - 25, : PROBED - 3] for x in probe.inputs_for(net, None))  # as odd as pictures are
     plain, training = remove(copy.deepcopy(net)), net.training
     hooks = [unit.register_forward_hook(lambda _, inputs, output: inputs[0]) for unit in units_of(net).values()]
     parameters = dict(net.named_parameters())
     with torch.enable_grad():
-        maps, expected = _maps(net.eval(), example), _maps(plain.eval(), example)
+        try:
+            maps, expected = _maps(net.eval(), example), _maps(plain.eval(), example)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            said = " ".join(str(error).split()) or type(error).__name__
+            size = "×".join(map(str, example.shape[2:]))
+            raise ValueError(
+                f"name={name!r} does not take pictures of any size, such as {size} ({said}): take another network"
+            ) from error
         grads = torch.autograd.grad([m.sum() for m in maps], list(parameters.values()), allow_unused=True)
     for hook in hooks:
         hook.remove()

@@ -43,6 +43,8 @@ def blame(message: str, tree: dict[str, Any]) -> str:
     if found := re.search(r"the following arguments are required: (.+)", message):
         return f"{_joined(path, found[1])} is missing: give it in the recipe or as --{_joined(path, found[1])} VALUE"
     value = _value(tree, path)
+    if isinstance(value, dict) and "class_path" in value:
+        value = value["class_path"]  # what it is called with is another matter
     types = [name for name in re.findall(r"Expected a <class '([^']+)'>", message) if name != "NoneType"]
     unimportable = re.search(r"has no attribute '|No module named '|import path", message)
     if unimportable and not types:
@@ -59,12 +61,14 @@ def blame(message: str, tree: dict[str, Any]) -> str:
 
 def _unimportable(value: Any) -> str:
     """Why what a class path names cannot be had."""
-    class_path = value.get("class_path") if isinstance(value, dict) else value
-    module_name, _, name = str(class_path).rpartition(".")
+    module_name, _, name = str(value).rpartition(".")
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:
-        return f"{error}; give the import path of a class or function, package.module.Name"
+        return (
+            f"{error}; give the import path of a class or function, package.module.Name, which may lie in the current "
+            "folder or beside the recipe of --config"
+        )
     near = get_close_matches(name, vars(module), n=1)
     return f"{module_name} has no {name}" + (f"; did you mean {near[0]}?" if near else "")
 

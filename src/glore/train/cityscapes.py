@@ -31,9 +31,14 @@ class CityscapesSegment(Segment):
     """
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        predicted, instance = logits.argmax(1), target // INSTANCE
+        if logits.shape[1] != K:
+            raise ValueError(
+                f"model: {type(self).__name__} scores the {K} classes of Cityscapes, but the data have "
+                f"{logits.shape[1]}: give glore.train.segment.Segment"
+            )
         pixels = super().counts(logits, target).flatten(1).double()  # (b, k²)
-        weighted = metrics.instances(predicted, target % INSTANCE, instance, SIZES, GROUPS)  # (b, 4, k)
+        predicted, labels = logits.argmax(1).cpu(), target.cpu()
+        weighted = metrics.instances(predicted, labels % INSTANCE, labels // INSTANCE, SIZES, GROUPS)  # (b, 4, k)
         return torch.cat([pixels, weighted.flatten(1).to(pixels.device)], dim=1)  # (b, k² + 4k)
 
     @staticmethod

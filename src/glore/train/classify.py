@@ -57,8 +57,9 @@ class Classify(Task):
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing if self.training else 0.0)
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        hits = metrics.top_k(logits, target, (1, 5))  # (b, 2)
-        rest = torch.stack([torch.ones_like(target), target, logits.argmax(1)], dim=1)  # (b, 3)
+        ranked = logits.topk(min(5, logits.shape[1])).indices  # (b, at most 5), which breaks ties for all scores
+        hits = metrics.top_k(ranked, target, (1, 5))  # (b, 2)
+        rest = torch.stack([torch.ones_like(target), target, ranked[:, 0]], dim=1)  # (b, 3)
         return torch.cat([hits, rest], dim=1)  # (b, 5): hit, among five, one sample, true class, predicted class
 
     @staticmethod

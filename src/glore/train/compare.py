@@ -174,9 +174,16 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
         raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
     (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
     rival, _ = baseline.recipe.make(empty=going_on)
-    this.fit(start=rival.net.state_dict())  # the same for all variants, wherever their networks agree
+    alike = _source(cell.recipe) == _source(baseline.recipe)
+    this.fit(start=rival.net.state_dict() if alike else None)  # the same for all, wherever their networks agree
     step_time = 0.0 if cell == baseline or not this.trainer.is_global_zero else _step_time(this, rival)
     this.finish(variant=cell.variant, seed=cell.seed, step_time=step_time)
+
+
+def _source(recipe: Recipe) -> list[Any]:
+    """Where the first weights of a network come from: a variant may be about that."""
+    net = recipe.resolved["model"]["init_args"]["net"]
+    return [net["class_path"], *(net.get("init_args", {}).get(key) for key in ("name", "pretrained"))]
 
 
 def _step_time(this: Run, rival: Task) -> float:

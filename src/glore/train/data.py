@@ -67,15 +67,27 @@ class Seeded(Dataset[Any]):
     def _read(self, item: int) -> tuple[Any, Any, int]:
         try:
             return (*self.dataset[item], item)
-        except BrokenSampleError:
+        except BrokenSampleError as error:
             if self.broken == "raise":
                 raise
             if self.broken == "blank":
                 return self.dataset.blank(), None, -1 - item
+            why = error
         for _ in range(100):
             with suppress(BrokenSampleError):
                 return (*self.dataset[random.randrange(len(self.dataset))], -1 - item)
-        raise BrokenSampleError("of 100 samples drawn at random none can be read")
+        raise BrokenSampleError(
+            f"of 100 samples drawn at random none can be read, such as: {why}; glore scan finds them all"
+        )
+
+
+def fault(dataset: Any, item: int) -> str:
+    """Why an item of a dataset cannot be read."""
+    try:
+        Seeded(dataset)[Draw(item, 0)]  # which leaves the random state as it is
+    except BrokenSampleError as error:
+        return str(error)
+    return "it could not be read, and can now"
 
 
 class Order(Sampler[Draw]):
@@ -207,6 +219,7 @@ class Data(LightningDataModule):
                 f"training samples, and a multiple of the number of processes, {processes}: give --data.batch_size "
                 f"{max(1, min(size, self.batch_size) // processes) * processes}"
             )
+        self._check_enough("val")
         # Lightning makes the loader's iterator before it sets the epoch, and workers begin at once: a resumed training
         # has to start with the right one
         epoch = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
@@ -223,11 +236,19 @@ class Data(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._loader("test", self.eval_batch_size, broken="blank")
 
+    def _check_enough(self, split: str) -> None:
+        assert self.trainer is not None
+        size, processes = len(self.split(split)), self.trainer.world_size
+        if size < processes:
+            raise ValueError(f"{split} has {size} samples for {processes} processes: give --trainer.devices {size}")
+
     def _loader(
         self, split: str, batch_size: int, epoch: int = 0, broken: Literal["raise", "replace", "blank"] = "raise"
     ) -> DataLoader[Any]:
         assert self.trainer is not None
         dataset = self.split(split)
+        if split != "train":
+            self._check_enough(split)
         order = Order(
             len(dataset),
             self.batch_size,

@@ -7,7 +7,7 @@ best.safetensors, best.json      the same of the epoch with the best score on th
 curves.csv                       a row an epoch
 classes.txt                      the names of the classes, a line each
 colours.txt                      their colours, if the data have some: red, green, blue
-broken.csv                       samples of train and val that could not be read, if there are any
+broken.csv                       samples of train and val that could not be read, and why, if there are any
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from glore import measure
+from glore.train.data import fault
 from glore.weights import files
 
 RESUME, CLASSES, COLOURS = "resume.ckpt", "classes.txt", "colours.txt"
@@ -84,10 +85,12 @@ class Keep(Checkpoint):
         self.step_seconds: list[float] = []
         self.waited = self.spent = 0.0  # seconds, for data and in all, of the epochs' batches
         self.stopped = False  # early, by another callback
+        self.items: int | None = None  # training samples
         self.validated = False
+        self.faults: dict[tuple[str, int], str] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("curves", "step_seconds", "waited", "spent", "stopped")
+        kept = ("curves", "step_seconds", "waited", "spent", "stopped", "items")
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -96,14 +99,20 @@ class Keep(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         trainer.should_stop |= self.stopped
+        dataset = trainer.datamodule.split("train")  # type: ignore[attr-defined]
+        if self.items not in (None, len(dataset)):
+            raise ValueError(
+                f"{self.folder} holds a training on {self.items} samples, and the data have {len(dataset)} now: give "
+                "it the same data, or choose another --out"
+            )
+        self.items = len(dataset)
         if trainer.is_global_zero:
-            dataset = trainer.datamodule.split("train")  # type: ignore[attr-defined]
             colours = [" ".join(map(str, colour)) for colour in getattr(dataset, "palette", None) or ()]
             (self.folder / COLOURS).unlink(missing_ok=True)  # of what never came to an epoch
             for name, lines in ((CLASSES, dataset.classes), (COLOURS, colours)):
                 if lines:
                     with files.replacing(self.folder / name) as draft:
-                        draft.write_text("".join(f"{line}\n" for line in lines))
+                        draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.validated = False
@@ -154,11 +163,13 @@ class Keep(Checkpoint):
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             write_csv(self.folder / "curves.csv", self.curves)
-            rows = [
-                {"split": split, "item": item, "name": data.split(split).name(item)}
-                for split in ("train", "val")
-                for item in sorted(set().union(*(of_process[split] for of_process in broken)))
-            ]
+            rows = []
+            for split in ("train", "val"):
+                for item in sorted(set().union(*(of_process[split] for of_process in broken))):
+                    if (split, item) not in self.faults:
+                        self.faults[split, item] = fault(data.split(split), item)
+                    name, why = data.split(split).name(item), self.faults[split, item]
+                    rows.append({"split": split, "item": item, "name": name, "error": why})
             if rows:
                 write_csv(self.folder / "broken.csv", rows)
         self.stopped = trainer.should_stop

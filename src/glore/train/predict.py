@@ -13,8 +13,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from glore.data.broken import BrokenSampleError
 from glore.data.pictures import read_picture
+from glore.train.data import fault
 from glore.train.folder import write_csv
 from glore.weights import files
 
@@ -75,7 +75,7 @@ class Write(BasePredictionWriter):
             raise ValueError(f"a mask holds at most 256 classes, and the network has {logits.shape[1]}")
         for index, mask in zip(indices.tolist(), logits.argmax(1).to("cpu", torch.uint8), strict=True):
             if index < 0:
-                self.rows.append({"name": self._name(index), "error": self._error(-1 - index)})
+                self.rows.append({"name": self._name(index), "error": fault(self.dataset, -1 - index)})
                 continue
             name = self._file(index)
             self._masks(index, name, mask.numpy())
@@ -86,7 +86,12 @@ class Write(BasePredictionWriter):
         if not self.pictures:
             return f"{index:06d}.png"
         stem = self.pictures[index].stem
-        return f"{stem}.png" if self.named[stem] == 1 else f"{stem}_{index:06d}.png"
+        if self.named[stem] == 1:
+            return f"{stem}.png"
+        numbered = f"{stem}_{index:06d}"
+        while numbered in self.named:  # another picture's own name
+            numbered += "_"
+        return f"{numbered}.png"
 
     def _masks(self, index: int, name: str, mask: np.ndarray) -> None:
         picture = Image.fromarray(mask, mode="P")
@@ -104,7 +109,7 @@ class Write(BasePredictionWriter):
         for index, values, classes in zip(indices.tolist(), best.values.tolist(), best.indices.tolist(), strict=True):
             row: dict[str, Any] = {"name": self._name(index), **self._seconds(index)}
             if index < 0:
-                row["error"] = self._error(-1 - index)
+                row["error"] = fault(self.dataset, -1 - index)
                 self.rows.append(row)
                 continue
             for place, (value, k) in enumerate(zip(values, classes, strict=True), start=1):
@@ -120,13 +125,6 @@ class Write(BasePredictionWriter):
     def _name(self, index: int) -> str:
         item = index if index >= 0 else -1 - index
         return str(self.dataset.name(item)) if hasattr(self.dataset, "name") else str(item)
-
-    def _error(self, item: int) -> str:
-        try:
-            self.dataset[item]
-        except BrokenSampleError as error:
-            return str(error)
-        return "it could not be read"
 
     def on_predict_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.rows:

@@ -101,6 +101,8 @@ class Recipe(LightningCLI):
         for key, cure in REFUSED.items():
             if key in given:
                 raise RecipeError(f"{key} cannot be set: {cure}")
+        if given.get("trainer.overfit_batches"):
+            raise RecipeError("trainer.overfit_batches cannot be set: give --trainer.limit_train_batches N")
         super().__init__(
             Task,
             Data,
@@ -158,6 +160,11 @@ class Recipe(LightningCLI):
     def _check_old_rate(self) -> None:
         rate, net = self.config.model.get("init_args.old_rate"), self.config.model.get("init_args.net")
         pretrained = (net.get("init_args") or {}).get("pretrained") if net is not None else None
+        if pretrained is False and self.config.model.get("init_args.train") == "units":
+            raise RecipeError(
+                "model.train='units' leaves all else as it is, but model.net.pretrained is false: give weights, or "
+                "--model.train all"
+            )
         if rate != 1 and pretrained is False:
             raise RecipeError(
                 f"model.old_rate={rate} slows the layers that come with weights, but model.net.pretrained is false: "

@@ -102,6 +102,8 @@ class Run:
         shared = {k: v for k, v in (start or {}).items() if k in own and own[k].shape == v.shape}
         self.task.net.load_state_dict(own | shared)
         resume = self.folder / RESUME
+        if resume.is_file():
+            self._check_classes("train", "last")
         with quiet():
             self.trainer.fit(self.task, datamodule=self.data, ckpt_path=str(resume) if resume.is_file() else None)
 
@@ -117,17 +119,21 @@ class Run:
             ValueError: they are damaged, or of another network.
         """
         self.load(weights)
-        trained, tested = self._kept(CLASSES, weights), list(map(str, self.data.split(split).classes))
-        if trained and trained != tested:
-            one, other = next(((a, b) for a, b in zip(trained, tested, strict=False) if a != b), ("", ""))
-            raise ValueError(
-                f"the {weights} weights were trained on other classes than these data have: {len(trained)} and "
-                f"{len(tested)}" + (f", the first that differs is {one!r} there and {other!r} here" if one else "")
-            )
+        self._check_classes(split, weights)
         with quiet():
             evaluate = self.trainer.validate if split == "val" else self.trainer.test
             (logged,) = evaluate(self.task, datamodule=self.data, verbose=False)
         return {name.removeprefix(f"{split}/"): score for name, score in logged.items() if name.startswith(split)}
+
+    def _check_classes(self, split: str, weights: str | Path) -> None:
+        """Refuse data whose classes are not those that the weights were trained on."""
+        trained, here = self._kept(CLASSES, weights), list(map(str, self.data.split(split).classes))
+        if trained and trained != here:
+            one, other = next(((a, b) for a, b in zip(trained, here, strict=False) if a != b), ("", ""))
+            raise ValueError(
+                f"the {weights} weights were trained on other classes than these data have: {len(trained)} and "
+                f"{len(here)}" + (f", the first that differs is {one!r} there and {other!r} here" if one else "")
+            )
 
     def load(self, weights: str | Path) -> None:
         """Load `"last"` or `"best"` weights of the folder, or those of a file; `"start"` leaves the network's own."""
@@ -144,7 +150,9 @@ class Run:
             )
         files.load_weights(self.task.net, path)
 
-    def predict(self, folder: Path, weights: str | Path = "last", paths: Sequence[Path] = ()) -> list[dict[str, Any]]:
+    def predict(
+        self, folder: Path, weights: str | Path = "last", paths: Sequence[Path] = (), top: int = 5
+    ) -> list[dict[str, Any]]:
         """Write predictions to a folder.
 
         Args:
@@ -152,19 +160,22 @@ class Run:
             weights: as `evaluate` takes them.
             paths: of pictures or videos, folders of them, or text files with a picture's path a line; the test split by
                 default.
+            top: how many classes are told of a sample that has one.
 
         Returns:
             A row for each sample that this process predicted.
 
         Raises:
             FileNotFoundError: a path leads nowhere, or weights are missing.
-            ValueError: weights are damaged, or of another network.
+            ValueError: weights are damaged, or of another network, or of other classes than the test split's.
         """
         self.load(weights)
         if paths:
             self.open(paths, weights)
+        else:
+            self._check_classes("test", weights)
         dataset = self.data.split("test")
-        writer = Write(folder, dataset, list(dataset.classes))
+        writer = Write(folder, dataset, list(dataset.classes), top)
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         with quiet():
             self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
@@ -229,7 +240,8 @@ class Run:
     def _kept(self, name: str, weights: str | Path) -> list[str]:
         """The lines of a file that the training of some weights left beside them; none if it did not."""
         told = (self.folder if weights in ("last", "best", "start") else Path(weights).parent) / name
-        return told.read_text().splitlines() if weights != "start" and told.is_file() else []
+        text = told.read_text(encoding="utf-8") if weights != "start" and told.is_file() else ""
+        return text.split("\n")[:-1]
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Test the last epoch's weights, and write the result and what each test sample added to it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ class Segment(Task):
         class_weights: a weight for each class in the loss; all the same by default.
         hardest: where it is given, only positions whose class has a probability below it enter the loss (online hard
             example mining), in (0, 1).
-        least: of a batch's positions, this share enters the loss in any case, the hardest first, in (0, 1].
+        least: of a batch's positions that count, this share enters the loss in any case, the hardest first, in (0, 1].
         auxiliary: weight of the loss of a network's auxiliary logits.
         window: in evaluation, height and width of the windows in which a picture is seen; whole by default.
         overlap: of the windows, as a share of one.
@@ -62,8 +63,10 @@ class Segment(Task):
         flip: bool = False,
     ) -> None:
         super().__init__(net, optimizer, schedule, channels_last, frozen_norms, train, old_rate)
-        if class_weights is not None and (not class_weights or min(class_weights) < 0):
-            raise ValueError(f"class_weights={list(class_weights)} must be a number for each class, none below 0")
+        if class_weights is not None and (min(class_weights, default=-1) < 0 or max(class_weights) == 0):
+            raise ValueError(
+                f"class_weights={list(class_weights)} must be a number for each class, none below 0 and one above"
+            )
         if hardest is not None and not 0 < hardest < 1:
             raise ValueError(f"hardest={hardest} must be a probability in (0, 1)")
         if not 0 < least <= 1:
@@ -78,10 +81,10 @@ class Segment(Task):
         if isinstance(logits, tuple):
             main, side = logits
             return self.loss(main, target) + self.auxiliary * self.loss(side, target)
-        weights = None if self.class_weights is None else torch.tensor(self.class_weights, device=logits.device)
+        logits = logits.float()  # sums over a batch's positions overflow in half precision
+        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         if weights is not None and len(weights) != logits.shape[1]:
             raise ValueError(f"class_weights has {len(weights)} numbers, but there are {logits.shape[1]} classes")
-        logits = logits.float()  # sums over a batch's positions overflow in half precision
         losses = F.cross_entropy(logits, target, weights, ignore_index=IGNORED, reduction="none")  # (b, h, w)
         kept = target != IGNORED
         if self.hardest is not None:
@@ -96,7 +99,7 @@ class Segment(Task):
         with torch.no_grad():
             losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none")
             sure = (-losses).exp()  # the probability of the true class
-            some = round(self.least * int(counted.sum()))
+            some = math.ceil(self.least * int(counted.sum()))
             limit = sure[counted].kthvalue(some).values if some else sure.new_zeros(())
             return sure <= limit.clamp_min(self.hardest)
 

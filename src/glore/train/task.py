@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from glore.insert import units_of
 from glore.nets.pretrained import classifiers
+from glore.train.data import fault
 from glore.train.schedules import Schedule, constant
 from glore.units.ndim import BATCH_NORMS
 
@@ -60,9 +61,9 @@ class Task(LightningModule):
         if train == "units":
             for parameter in net.parameters():
                 parameter.requires_grad_(id(parameter) in self.new)
-        self.frozen = [
-            module
-            for module in net.modules()
+        self.frozen = [  # by name: Lightning may put other norms in their places, for several processes
+            name
+            for name, module in net.named_modules()
             if isinstance(module, BATCH_NORMS) and (frozen_norms or (train == "units" and id(module) not in new))
         ]
         self.counted: list[tuple[Tensor, Tensor]] = []  # of each evaluated batch: indices and counts
@@ -76,8 +77,8 @@ class Task(LightningModule):
     def train(self, mode: bool = True) -> Task:
         """As torch's, but norms that are frozen stay in evaluation mode."""
         super().train(mode)
-        for norm in self.frozen:
-            norm.eval()
+        for name in self.frozen:
+            self.net.get_submodule(name).eval()
         return self
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -93,7 +94,7 @@ class Task(LightningModule):
         return self(inputs)
 
     def seen(self, inputs: Tensor) -> Tensor:
-        """A batch at the size at which the network sees it in evaluation; of several sizes, the first."""
+        """A batch at the size at which the network sees it in evaluation, whole; of several sizes, the first."""
         return inputs
 
     def mixed(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +123,17 @@ class Task(LightningModule):
         inputs, target, index = batch
         self._count_broken(index, "train")
         inputs, target = self.mixed(inputs, target)
-        loss = self.loss(self._logits(inputs, "train"), target)
+        try:
+            logits = self._logits(inputs, "train")
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"data.batch_size gives this process {len(index)} samples a step, of which a batch norm behind a "
+                "pooling sees one value for each channel: give more, or in several processes --trainer.sync_batchnorm "
+                "true"
+            ) from error
+        loss = self.loss(logits, target)
         finite = torch.as_tensor(self.all_gather(loss.detach().isfinite()))  # of all processes: they stop together
         if not finite.all():
             rate: float = self.trainer.optimizers[0].param_groups[0]["lr"]
@@ -139,10 +150,10 @@ class Task(LightningModule):
         broken |= {int(-1 - i) for i in index[index < 0]}
         dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
         if len(broken) > max(1, MOST_BROKEN * len(dataset)):
-            names = ", ".join(dataset.name(item) for item in sorted(broken)[:20])
+            faults = "; ".join(fault(dataset, item) for item in sorted(broken)[:20])
             raise ValueError(
                 f"{len(broken)} of {len(dataset)} samples of {split} cannot be read, more than "
-                f"{100 * MOST_BROKEN:.0f} %: {names}; glore scan finds them all"
+                f"{100 * MOST_BROKEN:.0f} %: {faults}; glore scan finds them all"
             )
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int) -> None:
@@ -168,6 +179,8 @@ class Task(LightningModule):
                 f"the network tells {told} classes apart, but the data have {len(classes)}: "
                 "set --model.net.classes, or whatever your network calls it"
             )
+        if split != "train" and (untaught := getattr(dataset, "untaught", None)):
+            return logits.index_fill(1, torch.tensor(untaught, device=logits.device), -torch.inf)
         return logits
 
     def predict_step(self, batch: Sequence[Tensor], batch_index: int) -> tuple[Tensor, Tensor]:

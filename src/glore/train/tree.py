@@ -17,7 +17,9 @@ from glore.train.blame import SHORT, RecipeError, arguments
 
 Tree = dict[str, Any]
 
-TEXTS = ("data.dataset.root", "model.net.name")  # flags whose values are no YAML, whatever they look like
+# flags whose values are no YAML, whatever they look like, but for these words
+TEXTS = ("data.dataset.root", "model.net.name", "model.net.pretrained")
+WORDS = ("true", "false", "null")
 RECIPES = importlib.resources.files("glore") / "recipes"
 
 
@@ -79,7 +81,8 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     ):
         if key != "config":
             try:
-                put(tree, key, value if SHORT.get(key, key) in TEXTS else yaml.load(value, _Loader))
+                text = SHORT.get(key, key).replace("init_args.", "") in TEXTS and value.lower() not in WORDS
+                put(tree, key, value if text else yaml.load(value, _Loader))
             except yaml.YAMLError as error:
                 raise RecipeError(f"--{key} {value} is not YAML: {' '.join(str(error).split())}") from error
     return tree

@@ -168,6 +168,13 @@ def test_a_mask_that_cannot_be_read_is_replaced_and_named(root, tmp_path):
     assert row["error"].startswith(f"{root}/masks/train/3.png cannot be read as a mask")
 
 
+def test_pictures_are_normalised_as_the_backbones_weights_want_it(root):
+    for name, mean in (("resnetv2_18", 0.5), ("resnet18", 0.485)):
+        made = Recipe(read(flags(root, "--model.backbone", name, "--model.net.options", "null")))
+        preset = made.resolved["data"]["dataset"]["init_args"]["preset"]
+        assert preset["init_args"]["mean"][0] == mean
+
+
 def test_masks_of_which_none_can_be_read_are_told_with_a_reason(root, tmp_path, capsys):
     for mask in (root / "masks/train").iterdir():
         mask.write_bytes(b"")

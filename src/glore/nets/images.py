@@ -101,6 +101,9 @@ def backbone(
     return model
 
 
+backbone.takes_timm_name = True  # type: ignore[attr-defined]
+
+
 def with_units(
     model: nn.Module,
     units: Units,
@@ -257,14 +260,14 @@ def statistics(builder: Callable[..., nn.Module], name: str | None = None) -> di
     """Mean and standard deviation of the channels that the weights which timm has for a network were made with.
 
     Args:
-        builder: `backbone`, one of the paper's networks, or anything else, of which nothing is known.
-        name: of the network in timm, for `backbone`.
+        builder: `backbone`, `segmenter`, one of the paper's networks, or anything else, of which nothing is known.
+        name: of the network in timm, for the first two.
 
     Example:
         >>> statistics(resnet50)
         {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
     """
-    name = name if builder is backbone else getattr(builder, "timm_name", None)
+    name = name if getattr(builder, "takes_timm_name", False) else getattr(builder, "timm_name", None)
     if name is None:
         return {}
     import timm

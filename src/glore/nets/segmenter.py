@@ -106,6 +106,9 @@ def segmenter(
     return Segmenter(net, head(last, classes), side)
 
 
+segmenter.takes_timm_name = True  # type: ignore[attr-defined]
+
+
 def _maps(backbone: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """The backbone's last two maps, the last one behind the norm that a pre-activation network ends in."""
     before, last = backbone.forward_intermediates(x, indices=2, norm=True, intermediates_only=True)

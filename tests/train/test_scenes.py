@@ -66,7 +66,7 @@ def flags(root, *more):
 
 def test_from_a_folder_to_masks(root, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["fit", *flags(root, "--epochs", "10"), "--out", str(out)]) == 0
+    assert main(["fit", *flags(root, "--epochs", "14"), "--out", str(out)]) == 0
     assert (out / "classes.txt").read_text().split() == list("bgr")
     capsys.readouterr()
     assert main(["test", "--out", str(out)]) == 0

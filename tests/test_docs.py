@@ -60,6 +60,8 @@ EXCLUDED = {  # how a line begins, and why it is not run
     "glore compare --config cifar10 --data.root cifar10 --out": "a job array's, whose variables SLURM sets",
     "glore fit --config camvid --data.root camvid --model.backbone": "another network than SMALL's, some minutes",
     "glore compare --config finetune --data.root cifar10_small": "the measurement itself, an hour",
+    "glore compare --config camvid --data.root camvid --model.backbone": "likewise",
+    "glore compare --config benchmarks/camvid_narrow.yaml": "likewise",
 }
 
 

@@ -126,9 +126,12 @@ def with_units(
     undilated = make(**told) if dilated else model
     places = where(undilated, units, example)
     try:
-        return insert(model, places, unit, example=_fitting(model, example))
-    except ValueError as error:
-        raise ValueError(f"units={dict(units)!r}: {error}") from error
+        return insert(model, places, unit, example=_smaller(example))
+    except ValueError:  # which may be because of the picture
+        try:
+            return insert(model, places, unit, example=example)
+        except ValueError as error:
+            raise ValueError(f"units={dict(units)!r}: {error}") from error
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:
@@ -151,10 +154,14 @@ def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]
     """
     for coarse in (False, True):
         blocks = _blocks(model, coarse)
-        for picture in dict.fromkeys((_fitting(model, example), example)):
+        for picture in (_smaller(example), example):
             size = picture.shape[-1]
-            with probe.recorded(blocks.values()) as calls:
-                probe.run(model, (picture,))
+            try:
+                with probe.recorded(blocks.values()) as calls:
+                    probe.run(model, (picture,))
+            except (RuntimeError, ValueError, AssertionError):  # of a network that takes some sizes only
+                calls = []
+                continue
             if not any(size % call.output.shape[-1] for call in calls if _is_map((call.output,))):
                 break  # nothing was rounded on the way, so sizes tell the stages
         names = {id(block): path for path, block in blocks.items()}
@@ -236,14 +243,9 @@ def _blocks(model: nn.Module, coarse: bool) -> dict[str, nn.Module]:
     }
 
 
-def _fitting(model: nn.Module, example: Tensor) -> Tensor:
-    """The small picture that shows where units can stand, if the model takes it, or else the whole example."""
-    small = example[..., :PROBED, :PROBED]
-    try:
-        probe.run(model, (small,))
-    except (RuntimeError, ValueError, AssertionError):
-        return example
-    return small
+def _smaller(example: Tensor) -> Tensor:
+    """The picture that shows where units can stand in nearly any network."""
+    return example[..., :PROBED, :PROBED]
 
 
 def _is_map(value: tuple[Any, ...]) -> bool:

@@ -241,7 +241,7 @@ class Run:
         """The lines of a file that the training of some weights left beside them; none if it did not."""
         told = (self.folder if weights in ("last", "best", "start") else Path(weights).parent) / name
         text = told.read_text(encoding="utf-8") if weights != "start" and told.is_file() else ""
-        return text.split("\n")[:-1]
+        return text.removesuffix("\n").split("\n") if text else []
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Test the last epoch's weights, and write the result and what each test sample added to it.

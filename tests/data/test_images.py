@@ -289,5 +289,5 @@ def test_a_thin_picture_is_no_picture(tmp_path):
 
 def test_a_class_that_cannot_be_shown_is_named(tmp_path):
     make(tmp_path, "a", "b\u2028c")
-    with pytest.raises(ValueError, match=r"has a class 'b\\u2028c', whose name has characters that cannot be shown"):
+    with pytest.raises(ValueError, match=r"has a class 'b\\u2028c', whose name cannot be shown: rename it"):
         ImageFolder("train", str(tmp_path))

@@ -214,7 +214,7 @@ def test_what_is_wrong_with_a_mask_is_named(root):
     with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value 3, which is no class: .* 0, 1, 2, 255"):
         data[0]
     Image.fromarray(np.full((24, 30), -1, np.int32)).save(mask, "TIFF")
-    with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value -1: classes are numbered from 0"):
+    with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value -1: classes begin at 0, and 255"):
         data[0]
     mask.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BrokenSampleError, match=r"town/0\.png cannot be read as a mask"):

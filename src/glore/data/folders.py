@@ -39,7 +39,7 @@ def labelled(
     splits = {name for folders in FOLDERS.values() for name in folders}
     classes = [name for name in _subfolders(training) if own["train"] or name not in splits]
     if strange := [name for name in classes if not name.isprintable()]:  # nor does a run's list of them keep it
-        raise ValueError(f"{training} has a class {strange[0]!r}, whose name has characters that cannot be shown")
+        raise ValueError(f"{training} has a class {strange[0]!r}, whose name cannot be shown: rename it")
     if not classes:
         raise FileNotFoundError(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"

@@ -16,7 +16,7 @@ from glore.data.pictures import SUFFIXES, read_picture
 from glore.data.samples import Samples
 from glore.data.transforms import Preset, Small, Standard
 
-THIN = 100  # times the shorter side of a picture, its longer one may not be longer
+THIN = 100  # a picture may be this many times as long as it is wide
 
 
 class Pictures(Samples):
@@ -33,8 +33,8 @@ class Pictures(Samples):
         training: whether to take the transform of training, or that of testing.
 
     Raises:
-        BrokenSampleError: a file cannot be read, or is a hundred times as long as wide; raised when its item is asked
-            for.
+        BrokenSampleError: a file cannot be read, or is more than a hundred times as long as wide; raised when its
+            item is asked for.
     """
 
     default_preset: ClassVar[type[Preset]] = Standard
@@ -65,7 +65,7 @@ class Pictures(Samples):
         path, label = self.samples[index]
         picture = read_picture(path, self.needs)
         if max(picture.size) > THIN * min(picture.size):  # at the network's size, it would not fit into memory
-            raise BrokenSampleError(f"{path} is too thin, {picture.width}×{picture.height} pixels")
+            raise BrokenSampleError(f"{path} is too thin, {picture.width}×{picture.height} pixels: crop it")
         return self.transform(picture), label
 
     def blank(self) -> Tensor:

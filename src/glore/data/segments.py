@@ -223,7 +223,7 @@ def read_mask(path: Path) -> np.ndarray:
             "greyscale or palette PNG"
         )
     if values.dtype.kind == "i" and (least := values.min(initial=0)) < 0:
-        raise ValueError(f"{path} has a pixel of value {least}: classes are numbered from 0")
+        raise ValueError(f"{path} has a pixel of value {least}: classes begin at 0, and 255 counts for nothing")
     return values.clip(0, VALUES - 1).astype(np.int32)
 
 

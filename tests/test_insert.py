@@ -136,7 +136,7 @@ def test_networks_take_units(library, name, where, unit):
     gradients_reach(model, x)
     model.eval()
     for key, value in before.items():
-        model.state_dict()[key].copy_(value)
+        state[key].copy_(value)
     assert remove(model) is model
     assert list(model.state_dict()) == list(before)
     assert units_of(model) == {}

@@ -8,6 +8,7 @@ from torch import nn
 
 from glore import GloRe2d, measure
 from glore.units import NonLocal2d
+from glore.weights import files
 
 
 def test_convolutions_and_linear_layers():
@@ -50,10 +51,10 @@ def test_costs_of_a_batch_are_those_of_its_samples():
         "class_path": "glore.nets.small.small_segmenter",
         "init_args": {"classes": 3, "widths": [8, 8], "depths": [1, 1]},
     }
-    (one,) = measure.costs({"small": small}, [40, 56], seconds=0)
+    one = files.construct(small)
     (many,) = measure.costs({"small": small}, [40, 56], batch=32, training=True, seconds=0)
-    assert many["multiply_adds"] == 32 * one["multiply_adds"]
-    assert many["parameters"] == one["parameters"]
+    assert many["multiply_adds"] == 32 * measure.multiply_adds(one, torch.zeros(1, 1, 40, 56))
+    assert many["parameters"] == measure.parameters(one)
     activation = 32 * 8 * 20 * 28 * 4 / 2**20
     assert activation < many["forward_mib"] < many["step_mib"] < 100 * activation
     assert many["step_ms"] > 0

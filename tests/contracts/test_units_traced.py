@@ -13,8 +13,10 @@ LARGE, SMALL = (2, 16, 14, 15), (2, 16, 2, 2)  # on both sides of the cheap orde
 
 
 @EVERY_UNIT
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("shape", [LARGE, SMALL])
+@pytest.mark.parametrize(
+    ("shape", "training"),
+    [(LARGE, True), (LARGE, False), (SMALL, True), pytest.param(SMALL, False, marks=pytest.mark.slow)],
+)
 def test_compiles_into_one_graph(kind, options, cancelled, shape, training):
     torch.compiler.reset()
     unit = live(make(kind, options)).train(training)
@@ -43,8 +45,10 @@ def test_compiled_unit_takes_other_sizes():
 
 
 @EVERY_UNIT
-@pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    ("axes", "strict"),
+    [(1, False), (2, False), (3, False), (2, True), *(pytest.param(n, True, marks=pytest.mark.slow) for n in (1, 3))],
+)
 def test_exports_with_free_sizes(kind, options, cancelled, axes, strict):
     unit = live(make(kind, options, axes)).eval()
     x = torch.randn(2, 16, *SPACE[axes])

@@ -60,7 +60,8 @@ def test_weights_from_a_file_with_and_without_units(tmp_path):
     nn.init.normal_(net.res4[1].norm.weight)
     save_file(net.state_dict(), tmp_path / "units.safetensors")
     again = resnet18_3d(9, *places, width=4, pretrained=str(tmp_path / "units.safetensors"))
-    assert all(torch.equal(v, again.state_dict()[k]) for k, v in net.state_dict().items())
+    copied = again.state_dict()
+    assert all(torch.equal(v, copied[k]) for k, v in net.state_dict().items())
 
 
 def test_a_2d_networks_weights_are_taken_over():

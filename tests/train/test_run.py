@@ -307,7 +307,7 @@ def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
     assert np.array(Image.open(tmp_path / "000000.png")).tolist() == [list(range(19))]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_training_says_how_to_go_on(recipe_path, tmp_path, number):
     """Its workers get the signal too: Ctrl-C and schedulers send it to all."""
     flags = ("--config", recipe_path, "--out", tmp_path, "--epochs", "5000", "--data.workers", "1")

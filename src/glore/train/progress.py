@@ -24,7 +24,7 @@ class Progress(Callback):
 
     def begin(self, name: str) -> None:
         """A run of this name comes next."""
-        self.name = name
+        self.name = name if self.runs == 1 else f"{self.done + 1} of {self.runs}: {name}"
 
     def end(self) -> None:
         """The run is over, whether it ran to its end or not."""

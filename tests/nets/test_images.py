@@ -1,5 +1,7 @@
 """timm's networks with units: where units can stand, what is refused, and weights from files."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -136,6 +138,7 @@ def test_units_by_path_and_other_units():
         ({"units": {"res3": (0,), "layer2": 1}}, "layer2 is named twice, by its path and by res3"),
         ({"name": "resnet18.nope"}, "name='resnet18.nope', pretrained=False: "),
         ({"options": {"checkpoint_path": "w.pth"}}, "checkpoint_path is refused: give weights as pretrained"),
+        ({"units": None, "unit": partial(SqueezeExcite2d, reduction=2)}, "unit=SqueezeExcite2d is given, but no place"),
         ({"units": {"layer9": 1}}, "where='layer9' is no module"),
         ({"pretrained": "nowhere.pth"}, "pretrained='nowhere.pth' is no file"),
     ],

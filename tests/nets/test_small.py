@@ -56,6 +56,7 @@ def test_units_are_glore_where_there_are_places(build):
     [
         ({"units": {"res9": 1}}, "res9"),
         ({"units": {"res2": 99}}, "99"),
+        ({"unit": glore.units.NonLocal2d}, "unit=NonLocal2d is given, but no place"),
         ({"widths": [4]}, r"widths=\[4\]"),
     ],
 )

@@ -52,7 +52,8 @@ def backbone(
 
     Raises:
         ModuleNotFoundError: timm is missing, which the extra `timm` brings.
-        ValueError: there is no such network or stage, a stage has fewer places than units, or the weights do not fit.
+        ValueError: there is no such network or stage, a stage has fewer places than units, a unit is given without a
+            place, or the weights do not fit.
 
     Source: section 4.1 of the paper for even spreading; three units among 23 blocks stand where the published
     ResNet-101 has them.
@@ -90,6 +91,7 @@ def backbone(
             f"name={name!r}, pretrained=True: its weights could not be downloaded ({error}); give the path of a file, "
             "or False to start from nothing"
         ) from None
+    check_place(units, unit, GloRe2d)
     if unit is not None and units:
         with_units(model, units, unit, lambda **told: timm.create_model(name, num_classes=0, **told), options or {})
     if isinstance(pretrained, str):
@@ -132,6 +134,25 @@ def with_units(
             return insert(model, places, unit, example=example)
         except ValueError as error:
             raise ValueError(f"units={dict(units)!r}: {error}") from error
+
+
+def check_place(
+    units: Units | None, unit: Callable[[int], nn.Module] | None, default: Callable[[int], nn.Module]
+) -> None:
+    """Refuse a unit without a place: a builder would make the plain network of it.
+
+    Args:
+        units: the places that the builder was given.
+        unit: what it was given to make a unit.
+        default: what it takes if it is given none, of which nothing can be told. Of a function, as which a recipe gives
+            units, neither: recipes are checked where they are read.
+
+    Raises:
+        ValueError: a unit was given, but no place.
+    """
+    kind = getattr(unit, "func", unit)
+    if not units and isinstance(kind, type) and kind is not default:
+        raise ValueError(f"unit={kind.__name__} is given, but no place for it: give units, such as {{'res4': 1}}")
 
 
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glore.insert import insert
+from glore.nets.images import check_place
 from glore.units import GloRe2d
 
 
@@ -101,7 +102,8 @@ def small_segmenter(
         pretrained: the path of a file with weights of this network, with units or without; see `glore.nets.pretrained`.
 
     Raises:
-        ValueError: a stage is unknown or has fewer blocks than units, or the weights do not fit.
+        ValueError: a stage is unknown or has fewer blocks than units, a unit is given without a place, or the weights
+            do not fit.
 
     Source: Shi et al., CVPR 2016 (arXiv 1609.05158), for the pixel shuffle.
 
@@ -161,6 +163,7 @@ def _with_units(
 ) -> nn.Sequential:
     if pretrained is True:
         raise ValueError("pretrained=True: nobody publishes weights of this network; give the path of a file")
+    check_place(units, unit, GloRe2d)
     if units and unit is not None:
         insert(net, {f"backbone.{stage}": places for stage, places in units.items()}, unit, example=example)
     if pretrained:

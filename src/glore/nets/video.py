@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from glore.insert import insert
-from glore.nets.images import Units, indices
+from glore.nets.images import Units, check_place, indices
 from glore.units import GloRe3d
 
 Size = tuple[int, int, int]  # of time, height and width
@@ -151,6 +151,7 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
         net = ResNet3d(depths, classes, bottleneck, width, dropout)
         if pretrained is True:
             raise ValueError("pretrained=True: give the path of a file with weights")
+        check_place(units, unit, GloRe3d)
         if units and unit is not None:
             net = insert(net, _places(net, units), unit, example=torch.zeros(1, 3, 8, 32, 32))
         if pretrained:
@@ -175,7 +176,8 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
             left out.
 
     Raises:
-        ValueError: an argument is out of range, a stage has fewer blocks than units, or the weights do not fit.
+        ValueError: an argument is out of range, a stage has fewer blocks than units, a unit is given without a place,
+            or the weights do not fit.
     """
     return build
 

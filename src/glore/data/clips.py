@@ -1,4 +1,4 @@
-"""Videos with a class each: folders, tables, and Kinetics, UCF101 and HMDB51 by their official lists."""
+"""Videos with a class each, from folders and tables."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -249,137 +249,6 @@ class ClipTable(Clips):
         super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
 
 
-class Kinetics(Clips):
-    """Kinetics-400, -600 or -700 by its official tables, `root/train.csv` and `root/val.csv`.
-
-    A row's video is `root/train/<label>/<youtube_id>_<start>_<end>.mp4`, the times in seconds with six digits. As many
-    of its videos are gone, those that are not there are left out, and listed in `absent`.
-
-    Arguments: `ClipTable`, without `table`.
-
-    Raises:
-        FileNotFoundError: there is no such folder or table, or no video at all.
-        ValueError: a column of the table is missing.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        root: str,
-        frames: int = 8,
-        stride_frames: int = 8,
-        clips: int = 1,
-        preset: Frames | None = None,
-    ) -> None:
-        base = checked(split, root)
-        there = "train" if split == "train" else "val"
-        rows = {
-            name: read_table(base / f"{name}.csv", ("label", "youtube_id", "time_start", "time_end"))
-            for name in {"train", there}
-        }
-        classes = sorted({row["label"] for row in rows["train"].values()})
-        known = {name: k for k, name in enumerate(classes)}
-        samples, self.absent = [], []
-        for number, row in rows[there].items():
-            times = (int(float(row[name])) for name in ("time_start", "time_end"))
-            stem = "_".join([row["youtube_id"], *(f"{time:06d}" for time in times)])
-            path = base / there / row["label"] / f"{stem}.mp4"
-            if row["label"] not in known:
-                raise ValueError(f"{base / there}.csv, line {number}: train.csv has no class {row['label']!r}")
-            if path.is_file():
-                samples.append((path, known[row["label"]]))
-            else:
-                self.absent.append(path)
-        if not samples:
-            raise FileNotFoundError(
-                f"none of the {len(self.absent)} videos is there; the first would be {self.absent[0]}"
-            )
-        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
-
-
-class UCF101(Clips):
-    """UCF101 by its official lists, `root/ucfTrainTestlist/trainlist01.txt`, and videos in `root/UCF-101/<class>/…`.
-
-    The test list is `val` and `test`.
-
-    Args:
-        split: `"train"`, `"val"` or `"test"`.
-        root: the folder.
-        fold: which of the three official splits.
-        frames: of a clip; see `Clips` for this and the next ones.
-        stride_frames: from one frame of a clip to its next one.
-        clips: of each file in testing.
-        preset: makes views of frames.
-
-    Raises:
-        FileNotFoundError: a folder, list or video is missing.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        root: str,
-        fold: Literal[1, 2, 3] = 1,
-        frames: int = 8,
-        stride_frames: int = 8,
-        clips: int = 1,
-        preset: Frames | None = None,
-    ) -> None:
-        base = checked(split, root)
-        lists = base / "ucfTrainTestlist"
-        classes = [line.split()[1] for line in _lines(lists / "classInd.txt")]
-        kind = "train" if split == "train" else "test"
-        paths = [line.split()[0] for line in _lines(lists / f"{kind}list{fold:02d}.txt")]
-        samples = [(base / "UCF-101" / path, classes.index(path.split("/")[0])) for path in paths]
-        _all(samples)
-        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
-
-
-class HMDB51(Clips):
-    """HMDB51 by its official lists, `root/splits/<class>_test_split1.txt`, and videos in `root/videos/<class>/…`.
-
-    The lists mark each class's videos with 1 to train, 2 to test, which is `val` and `test`, and 0 for neither.
-
-    Args:
-        split: `"train"`, `"val"` or `"test"`.
-        root: the folder.
-        fold: which of the three official splits.
-        frames: of a clip; see `Clips` for this and the next ones.
-        stride_frames: from one frame of a clip to its next one.
-        clips: of each file in testing.
-        preset: makes views of frames.
-
-    Raises:
-        FileNotFoundError: a folder, list or video is missing.
-    """
-
-    def __init__(
-        self,
-        split: str,
-        root: str,
-        fold: Literal[1, 2, 3] = 1,
-        frames: int = 8,
-        stride_frames: int = 8,
-        clips: int = 1,
-        preset: Frames | None = None,
-    ) -> None:
-        base = checked(split, root)
-        ending = f"_test_split{fold}.txt"
-        lists = sorted((base / "splits").glob(f"*{ending}"))
-        if not lists:
-            raise FileNotFoundError(f"{base / 'splits'} has no lists <class>{ending}")
-        classes = [path.name.removesuffix(ending) for path in lists]
-        mark = "1" if split == "train" else "2"
-        samples = [
-            (base / "videos" / name / line.split()[0], k)
-            for k, (name, path) in enumerate(zip(classes, lists, strict=True))
-            for line in _lines(path)
-            if line.split()[1] == mark
-        ]
-        _all(samples)
-        super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
-
-
 def read_table(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
     """The rows of a CSV file by the numbers of their lines; each has some columns, with a value in each of them."""
     if not path.is_file():
@@ -404,15 +273,3 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
     if not rows:
         raise ValueError(f"{path} has no rows")
     return rows
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: unpack the official lists there")
-    return [line for line in read_text(path).splitlines() if line.strip()]
-
-
-def _all(samples: Sequence[tuple[Path, int]]) -> None:
-    absent = [path for path, _ in samples if not path.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{absent[0]} is missing, as {len(absent)} of {len(samples)} videos are")

@@ -28,6 +28,12 @@ def test_the_grid_is_seed_by_seed_and_the_baseline_first(tree, tmp_path):
     assert grid.cells[3].folder == tmp_path / "glore-2-layers/seed0"
 
 
+def test_a_cell_takes_one_device_unless_told(tree, tmp_path):
+    assert compare.grid(tree, tmp_path).cells[0].recipe.config.trainer.devices == 1
+    put(tree, "trainer.devices", 2)
+    assert compare.grid(tree, tmp_path).cells[0].recipe.config.trainer.devices == 2
+
+
 def test_variants_of_a_seed_share_first_weights_and_the_order_of_the_data(tree, tmp_path, monkeypatch):
     put(tree, "epochs", 1)
     first, seen = {}, {}
@@ -76,14 +82,18 @@ def test_what_comes_out(tree, tmp_path):
 
 def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
     tree["compare"]["seeds"] = [0]
-    ran(tree, tmp_path, "plain", "glore")
+    grid, told = compare.grid(tree, tmp_path), []
+    assert not list(
+        compare.run(grid, grid.pick(["plain", "glore"]), after=lambda grid: told.append(len(grid.finished())))
+    )
+    assert told == [1, 2]
 
     def fail(*arguments):
         raise AssertionError("a finished cell was run")
 
     monkeypatch.setattr(runs.Run, "fit", fail)
     grid = compare.grid(tree, tmp_path)
-    assert not list(compare.run(grid, grid.pick(["plain", "glore"])))
+    assert not list(compare.run(grid, grid.pick(["plain", "glore"]), after=pytest.fail))
 
 
 def test_a_changed_recipe_is_refused(tree, tmp_path):

@@ -49,7 +49,7 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
     if not all(cell.result() for cell in chosen):
         print(f"trainings: {len(chosen)}, each at most once; stop and go on at any time with the same command")
     failures = 0
-    for message in compare.run(grid, chosen):
+    for message in compare.run(grid, chosen, after=report.results):
         failures += 1
         print(f"glore: {message}", file=sys.stderr)
     if grid.finished() and run.first_process():

@@ -24,9 +24,9 @@ from glore.train.data import Draw, Seeded
 from glore.train.folder import RESUME
 from glore.train.progress import Progress
 from glore.train.recipe import Comparison, Recipe
-from glore.train.run import RESULT, SAMPLES, BusyError, Run, claimed, prepare
+from glore.train.run import RESULT, SAMPLES, BusyError, Run, claimed, first_process, prepare
 from glore.train.task import Task
-from glore.train.tree import Tree, check, put, varied
+from glore.train.tree import Tree, check, flat, put, varied
 
 CONTROL = "plain+conv"
 
@@ -125,6 +125,8 @@ def grid(tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
         for name in dict.fromkeys((baseline, *variants)):
             own = varied(tree, name)
             put(own, "seed", seed)
+            if "trainer.devices" not in flat(own):  # Lightning takes all that there are
+                put(own, "trainer.devices", 1)
             cells.append(Cell(name, seed, own, out / _slug(name) / f"seed{seed}"))
     return Grid(comparison, cells, out)
 
@@ -133,7 +135,7 @@ def _slug(name: str) -> str:
     return re.sub(r"[^\w+.-]+", "-", name)
 
 
-def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
+def run(grid: Grid, only: Sequence[Cell] | None = None, after: Callable[[Grid], object] | None = None) -> Iterator[str]:
     """Run the cells that are not finished, each from where it stopped; yield what there is to tell.
 
     A cell whose loss is not finite is told and left, and so is one that another process runs.
@@ -141,6 +143,7 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
     Args:
         grid: the comparison.
         only: some of its cells; all by default.
+        after: called once each of them is finished.
 
     Raises:
         RecipeError: a variant puts in what cannot be used.
@@ -155,6 +158,8 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
                     if cell.result() is None:  # another process may have finished it meanwhile
                         progress.begin(cell.name)
                         _run(grid, cell, progress, alone=len(todo) == 1)
+                        if after is not None and first_process():
+                            after(grid)
             except BusyError as error:
                 yield f"left out {cell.name}: {error}"
             except FloatingPointError as error:
@@ -167,7 +172,8 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     this = prepare(cell.recipe, cell.folder, progress, empty=going_on)
     if this.trainer.world_size > 1 and not alone:  # one that has to leave a cell out could not tell the others
         raise RecipeError(
-            "several processes train one cell at a time: give one --variant and one --seed, and loop over them"
+            "several processes train one cell at a time: give one --variant and one --seed, and loop over them; or "
+            "--trainer.devices 1"
         )
     known = this.task.names(this.data.split("train").classes)
     if grid.metric not in known:

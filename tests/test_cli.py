@@ -64,6 +64,8 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["recipe", "digit"], "did you mean digits?"),
         (["measure"], "give the names of networks, or --config RECIPE"),
         (["measure", "resnet51"], "'resnet51' is no network of timm; near it are"),
+        (["measure", "resnet18.nope"], "name='resnet18.nope'"),
+        (["measure", "glore_resnet18"], "glore_resnet18 is none of glore_resnet50, glore_resnet101"),
         (["measure", "glore.nets.small.smal"], "cannot be imported"),
         (["measure", "resnet18", "--size", "224,224"], "'224,224' is no size: give sides of an input: 224, 1024x2048"),
         (["measure", "glore.nets.video.resnet18_3d"], "does not declare its input size"),

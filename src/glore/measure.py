@@ -121,7 +121,7 @@ def costs(
     if torch.device(device).type not in ("cpu", "cuda"):
         raise ValueError(f"device={device!r} must be cpu or cuda, or one of several such as cuda:1")
     nets = {name: _made(name, constructor).to(device) for name, constructor in networks.items()}
-    examples = {name: _example(net, size, batch) for name, net in nets.items()}
+    examples = {name: _example(name, net, size, batch) for name, net in nets.items()}
     rows: dict[str, dict[str, Any]] = {}
     for name, net in nets.items():
         x = examples[name]
@@ -152,9 +152,12 @@ def _made(name: str, constructor: files.Constructor) -> nn.Module:
     return net
 
 
-def _example(net: nn.Module, size: Sequence[int] | None, batch: int) -> Tensor:
+def _example(name: str, net: nn.Module, size: Sequence[int] | None, batch: int) -> Tensor:
     if size is None:
-        (one,) = probe.inputs_for(net, None)
+        try:
+            (one,) = probe.inputs_for(net, None)
+        except ValueError:
+            raise ValueError(f"{name} does not declare its input size: give one, such as --size 224") from None
         return one.expand(batch, *one.shape[1:]).contiguous()
     channels = next((m.in_channels for m in net.modules() if isinstance(m, CONVS)), 3)
     device = next(net.parameters()).device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from glore.commands.options import SIDES, Command, Once, positive, sides
@@ -18,7 +19,7 @@ def _measuring(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--config", action=Once, metavar="RECIPE", help="the networks of a recipe's variants")
     parser.add_argument("--variant", action="append", default=[], help="only this variant; may be given more than once")
-    parser.add_argument("--size", type=sides, metavar="HxW", help=f"{SIDES} (default: as the network declares)")
+    parser.add_argument("--size", type=sides, metavar="HxW", help=f"{SIDES} (default: as networks of timm declare)")
     parser.add_argument("--batch", type=positive, default=1, metavar="N", help="samples (default: 1)")
     parser.add_argument("--training", action="store_true", help="measure forward and backward in training mode, too")
     parser.add_argument("--device", default="cpu", help="default: cpu")
@@ -58,16 +59,17 @@ def _constructor(name: str) -> dict[str, object]:
         return files.constructor_in(Path(name) / "last.json")
     if "/" in name:
         raise FileNotFoundError(f"{name}: no such folder; give that of a run, a network's name in timm or import path")
-    if "." in name:
+    if find_spec(name.partition(".")[0]) and "." in name:  # timm's names may have a tag behind a dot
         return {"class_path": name}
+    arguments: dict[str, object] = {"name": name}
     if name.startswith("glore_"):
         from glore.hub import BACKBONES
 
-        name = name.removeprefix("glore_")
-        if name in BACKBONES:
-            arguments = {"name": name, "units": BACKBONES[name].units}
-            return {"class_path": "glore.nets.images.backbone", "init_args": arguments}
-    return {"class_path": "glore.nets.images.backbone", "init_args": {"name": name}}
+        plain = name.removeprefix("glore_")
+        if plain not in BACKBONES:
+            raise ValueError(f"{name} is none of glore_{', glore_'.join(BACKBONES)}: give a recipe for other networks")
+        arguments = {"name": plain, "units": BACKBONES[plain].units}
+    return {"class_path": "glore.nets.images.backbone", "init_args": arguments}
 
 
 COMMANDS = {

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from glore.data.odd_digits import OddDigits
-from glore.show import figures, maps
+from glore.show import maps, pictures
 from glore.train.predict import PALETTE
 from glore.weights import files
 
@@ -31,18 +31,18 @@ def strip(name: str, tiles: list[tuple[str, object]], columns: int) -> None:
 def main(run: Path) -> None:
     (seed,) = (folder.name for folder in (run / "glore").iterdir())
     sample, target = OddDigits("test")[SCENE]
-    tiles = [("input", figures.picture(sample)), ("truth", figures.mask(target, PALETTE))]
+    tiles = [("input", pictures.picture(sample)[0]), ("truth", pictures.mask(target, PALETTE)[0])]
     for variant in ("plain", "se", "non-local", "glore"):
         with torch.no_grad():
             labels = files.load(run / variant / seed / "last")(sample[None])[0].argmax(0)
-        tiles.append((variant, figures.mask(labels, PALETTE)))
+        tiles.append((variant, pictures.mask(labels, PALETTE)[0]))
     strip("predictions.png", tiles, columns=6)
 
     (unit,) = maps.unit_maps(files.load(run / "glore" / seed / "last"), sample[None])
-    tiles = [("input", figures.picture(sample))]
+    tiles = [("input", pictures.picture(sample)[0])]
     for node in unit.ranked[:5]:
         tiles.append(
-            (f"node {node}: {100 * float(unit.energy[node]):.0f} %", figures.overlay(sample, unit.projection[node]))
+            (f"node {node}: {100 * float(unit.energy[node]):.0f} %", pictures.overlay(sample, unit.projection[node])[0])
         )
     strip("nodes.png", tiles, columns=6)
 

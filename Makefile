@@ -24,7 +24,7 @@ $(ENV): pyproject.toml
 env: $(ENV)  ## Make the environment with everything for development
 
 test: export OMP_NUM_THREADS = 1
-test: $(ENV)  ## Run all tests, several at a time
+test: $(ENV)  ## Run all tests but the slow ones, several at a time
 	$(PYTEST) -m "not slow and not unchecked" --jaxtyping-packages=glore,checker.checked
 	$(PYTEST) -m "not slow and unchecked"
 

@@ -47,11 +47,11 @@ PREPARED = {  # lines that a page takes for done on another one
         "glore fit --config finetune --data.root my_pictures --out runs/mine",
         "glore compare --config digits --out runs/demo",
     ],
-    "export.md": ["glore fit --config finetune --data.root my_pictures --out runs/one"],
-    "publish.md": ["glore fit --config finetune --data.root my_pictures --out runs/one"],
+    "export.md": ["glore fit --config finetune --data.root my_pictures --out runs/mine"],
+    "publish.md": ["glore fit --config finetune --data.root my_pictures --out runs/mine"],
 }
 EXCLUDED = {  # how a line begins, and why it is not run
-    "glore publish --out runs/one --to my-network --push": "needs the hub",
+    "glore publish --out runs/mine --to my-network --push": "needs the hub",
     "make ": "makes an environment, or takes minutes",
     "torchrun ": "several devices; tests/train/test_processes.py runs two processes",
     "srun ": "needs SLURM",

@@ -14,8 +14,8 @@ from glore.data.frames import Frames
 class Kinetics(Clips):
     """Kinetics-400, -600 or -700 by its official tables, `root/train.csv` and `root/val.csv`.
 
-    A row's video is `root/train/<label>/<youtube_id>_<start>_<end>.mp4`, the times in seconds with six digits. As many
-    of its videos are gone, those that are not there are left out, and listed in `absent`.
+    A row's video is `root/train/<label>/<youtube_id>_<start>_<end>.mp4`, or in `root/val`, the times being seconds with
+    six digits. As many of its videos are gone, those that are not there are left out, and listed in `absent`.
 
     Arguments: `glore.data.clips.ClipTable`, without `table`.
 

@@ -1,5 +1,6 @@
 """Folders and lists of pictures: which picture is in which split, its class, and what is refused."""
 
+import os
 import pickle
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from glore.data import transforms
 from glore.data.broken import BrokenSampleError
 from glore.data.folders import files_in, listed
-from glore.data.images import Cifar, ImageFolder, ImageList, Pictures
+from glore.data.images import Cifar, ImageFolder, ImageList, ImageNet, Pictures
 from glore.data.pictures import SUFFIXES
 
 SMALL = transforms.Small(8)
@@ -279,6 +280,19 @@ def test_a_mixed_picture_is_the_shares_of_its_target(options):
 def test_mix_needs_something_to_do(options):
     with pytest.raises(ValueError, match="must not be below 0, nor both 0"):
         transforms.Mix(**options)
+
+
+def test_names_may_be_bytes_that_are_no_text(tmp_path):
+    root = make(tmp_path, "a", "b")
+    (tmp_path / "a/a-0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xe9.png"))
+    sizes = [len(ImageFolder(split, root, SMALL)) for split in ("train", "val", "test")]
+    assert sizes == [32, 4, 4]
+
+
+def test_only_imagenets_folders_have_its_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageNet, "names", staticmethod(lambda: ["tench", "goldfish"]))
+    assert ImageNet("train", make(tmp_path / "own", "a", "b"), SMALL).classes == ["a", "b"]
+    assert ImageNet("train", make(tmp_path / "net", "n01440764", "n01443537"), SMALL).classes == ["tench", "goldfish"]
 
 
 def test_a_thin_picture_is_no_picture(tmp_path):

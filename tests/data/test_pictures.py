@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from glore.data.broken import BrokenSampleError
-from glore.data.pictures import read_picture
+from glore.data.pictures import read_picture, read_upright
 
 RED, BLUE = (200, 30, 40), (20, 60, 220)
 
@@ -87,15 +87,17 @@ def test_what_is_transparent_is_laid_on_white(tmp_path):
     assert seen(tmp_path / "opaque.png").tolist() == [[list(RED), list(BLUE)]]
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
 @pytest.mark.parametrize(("orientation", "shape"), [(1, (20, 40)), (3, (20, 40)), (6, (40, 20)), (8, (40, 20))])
-def test_rotated_by_exif(halves, tmp_path, orientation, shape):
+def test_rotated_by_exif(halves, tmp_path, orientation, shape, name):
     exif = Image.Exif()
     exif[0x0112] = orientation
     turned = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
     # what a camera held at an angle writes, and the tag that says how it was held
     stored = halves if turned[orientation] is None else halves.transpose(turned[orientation])
-    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    values = seen(tmp_path / "a.jpg")
+    stored.save(tmp_path / name, exif=exif, **({"quality": 95} if name == "a.jpg" else {}))
+    values = seen(tmp_path / name)
+    assert read_upright(tmp_path / name)[1] == orientation
     assert values.shape[:2] == (20, 40)
     assert stored.size[::-1] == shape
     assert close(values[10, 5], RED)

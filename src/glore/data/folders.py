@@ -71,7 +71,7 @@ def labelled(
 
 def _part(paths: list[Path], split: str, cut: list[str], each: int) -> list[Path]:
     """What a split has of a class's training files, of which each split in `cut` gets so many."""
-    drawn = sorted(paths, key=lambda path: hashlib.sha256(path.name.encode()).digest())
+    drawn = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())
     if split == "train":
         return sorted(drawn[each * len(cut) :])
     start = each * cut.index(split)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,13 +101,13 @@ class ImageFolder(Pictures):
 class ImageNet(ImageFolder):
     """ImageNet-1k in its standard folders, `root/train/n01440764/…` and `root/val/…`, with classes by what they show.
 
-    Arguments: `ImageFolder`. Another number of folders than a thousand keeps their names for its classes.
+    Arguments: `ImageFolder`. Other folders than a thousand of ImageNet's keep their names for their classes.
     """
 
     def __init__(self, split: str, root: str, preset: Preset | None = None) -> None:
         super().__init__(split, root, preset)
         names = self.names()
-        if len(self.classes) == len(names):
+        if len(self.classes) == len(names) and all(re.fullmatch(r"n\d{8}", name) for name in self.classes):
             self.classes = names
 
     @staticmethod

@@ -54,10 +54,11 @@ def read_upright(path: Path | str, least: int = 0) -> tuple[Image.Image, int]:
             with Image.open(path) as image:
                 if least:
                     image.draft("RGB", (least, least))
-                orientation = image.getexif().get(ORIENTATION, 1)
-                if orientation not in TURNS:
-                    return _rgb(image), 1
-                return _rgb(image.transpose(TURNS[orientation])), orientation
+                told = image.getexif().get(ORIENTATION, 1)
+                image.load()  # by which Pillow turns a TIFF, and takes its tag away
+                left = image.getexif().get(ORIENTATION, 1)
+                upright = image.transpose(TURNS[left]) if left in TURNS else image
+                return _rgb(upright), told if told in TURNS else 1
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error … for broken files
         raise BrokenSampleError(f"{path} cannot be read as a picture ({error or type(error).__name__})") from error
 

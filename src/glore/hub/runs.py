@@ -119,13 +119,16 @@ def _portable(flat: Mapping[str, Any]) -> dict[str, Any]:
         node = tree
         for part in path:
             node = node.setdefault(part, {})
-        node[last] = _named(value)
+        node[last] = _named(value, last == "pretrained")
     return tree
 
 
-def _named(value: Any) -> Any:
+def _named(value: Any, path: bool = False) -> Any:
+    """A value with files by their names: what is a path, and what leads out of the folder of the data."""
     if isinstance(value, list):
-        return [_named(item) for item in value]
+        return [_named(item, path) for item in value]
     if isinstance(value, dict):
-        return {key: _named(item) for key, item in value.items()}
-    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if isinstance(value, str) else value
+        return {key: _named(item, key == "pretrained") for key, item in value.items()}
+    if isinstance(value, str) and (path or re.match(r"/|\\|~|\.\.|\w:[/\\]", value)):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value

@@ -97,6 +97,18 @@ def test_weights_of_a_classifier_are_taken(tmp_path):
     assert all(torch.equal(value, taken[key]) for key, value in net.state_dict().items() if not key.startswith("head."))
 
 
+@pytest.mark.parametrize("classes", [3, 5])
+def test_weights_of_a_segmenter_are_taken(tmp_path, classes):
+    """All of them; of a head for other classes, all but those of the classes."""
+    options = {"units": {"res4": 1}, "options": SMALL}
+    net = segmenter("resnetv2_18", 3, **options)
+    save_file(net.state_dict(), tmp_path / "net.safetensors")
+    made = segmenter("resnetv2_18", classes, pretrained=str(tmp_path / "net.safetensors"), **options).state_dict()
+    differ = [key for key, value in net.state_dict().items() if not torch.equal(value, made[key])]
+    assert bool(differ) == (classes == 5)
+    assert all(made[key].shape[0] == 5 for key in differ)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

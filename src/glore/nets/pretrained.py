@@ -24,7 +24,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or the weights do not fit; the message names what does not.
     """
-    weights = _read(Path(path))
+    weights = read_weights(path)
     own = model.state_dict()
     units = tuple(f"{path}." for path in units_of(model))
     optional = {name for name in own if name.startswith(units) or name.endswith("num_batches_tracked")}
@@ -73,9 +73,11 @@ def classifiers(model: nn.Module) -> list[str]:
     return [name for name in names if name in modules]
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path | str) -> dict[str, Tensor]:
+    """The tensors of a file, safetensors or torch's own; errors as of `load_pretrained`."""
     from timm.models import load_state_dict
 
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"pretrained={str(path)!r} is no file: give the path of one with weights")
     try:

@@ -15,6 +15,7 @@ from glore import probe
 from glore.insert import remove, units_of
 from glore.nets.heads import FCN
 from glore.nets.images import PROBED, Units, backbone
+from glore.nets.pretrained import load_pretrained, read_weights
 from glore.units import GloRe2d
 
 
@@ -72,7 +73,8 @@ def segmenter(
         units: stage of the backbone → how many units to put there, or their indices, as `glore.nets.images.backbone`
             takes them. A stage keeps its name when it is dilated.
         unit: makes a unit of the backbone from its channels; None leaves the backbone plain.
-        pretrained: True for the weights that timm knows of the backbone; or the path of a file with them.
+        pretrained: True for the weights that timm knows of the backbone; or the path of a file with weights of the
+            backbone, or of a whole network such as this one, whose head is left out if it is for other classes.
         options: further arguments of `timm.create_model`, but for its `output_stride`.
 
     Raises:
@@ -96,14 +98,19 @@ def segmenter(
     if "output_stride" in (options or {}):
         raise ValueError(f"options={dict(options or {})!r}: give output_stride itself")
     dilated = {"output_stride": output_stride} if output_stride < 32 else {}
-    net: Any = backbone(name, units, unit, pretrained=pretrained, options={**(options or {}), **dilated})
+    whole = isinstance(pretrained, str) and any(key.startswith("backbone.") for key in read_weights(pretrained))
+    first = False if whole else pretrained
+    net: Any = backbone(name, units, unit, pretrained=first, options={**(options or {}), **dilated})
     if not hasattr(net, "forward_intermediates"):
         raise ValueError(
             f"name={name!r}: timm gives no maps of its stages (forward_intermediates); take another network"
         )
     before, last = _prune(net, name)
     side = FCN(before, classes, width=max(1, before // 4)) if auxiliary else None
-    return Segmenter(net, head(last, classes), side)
+    model = Segmenter(net, head(last, classes), side)
+    if whole:
+        load_pretrained(model, str(pretrained))
+    return model
 
 
 segmenter.takes_timm_name = True  # type: ignore[attr-defined]

@@ -10,6 +10,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
+from glore.data.transforms import statistics
+
 
 class Frames:
     """Views of a clip: in training one, scaled, stretched, cropped, mirrored, recoloured by chance; in testing crops.
@@ -43,7 +45,7 @@ class Frames:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        mean, std = mean or self.MEAN, std or self.STD
+        mean, std = statistics(mean or self.MEAN, std or self.STD)
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size={size} must be a number of pixels, or a height and a width")
@@ -54,8 +56,6 @@ class Frames:
             raise ValueError(f"jitter={jitter} must be a share in [0, 1)")
         if crops not in (1, 3, 5):
             raise ValueError(f"crops={crops} must be 1, 3 or 5")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
         self.short, self.aspect, self.crops, self.mean, self.std = short, aspect, crops, mean, std
         self.normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.recolour = v2.ColorJitter(jitter, jitter, jitter) if jitter else torch.nn.Identity()

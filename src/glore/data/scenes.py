@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from glore.data.labels import IGNORED
+from glore.data.transforms import statistics
 
 Pair = tuple[Tensor, Tensor | None]
 
@@ -43,15 +44,13 @@ class Scenes:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        mean, std = mean or self.MEAN, std or self.STD
+        mean, std = statistics(mean or self.MEAN, std or self.STD)
         if len(crop) != 2 or min(crop) < 1:
             raise ValueError(f"crop={list(crop)} must be a height and a width of at least 1 pixel")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"scale={list(scale)} must be a least and a greatest factor, above 0")
         if not 0 <= jitter < 1:
             raise ValueError(f"jitter={jitter} must be a share in [0, 1)")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
         self.size, self.mean, self.std = tuple(crop), mean, std
         self.normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         fill = {tv_tensors.Image: [round(255 * value) for value in mean], tv_tensors.Mask: IGNORED}

@@ -14,6 +14,13 @@ from torchvision.transforms import v2
 Transform = Callable[[Any], Any]
 
 
+def statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of red, green and blue, as they are; ValueError if they cannot be that."""
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
+    return mean, std
+
+
 class Preset:
     """Makes the transform of a split; subclasses say what happens to pictures in training and in testing.
 
@@ -38,11 +45,9 @@ class Preset:
         std: Sequence[float] | None = None,
         views: Literal[1, 2, 10] = 1,
     ) -> None:
-        mean, std = mean or self.MEAN, std or self.STD
+        mean, std = statistics(mean or self.MEAN, std or self.STD)
         if size < 1:
             raise ValueError(f"size={size} must be at least 1 pixel")
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-            raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
         if views not in (1, 2, 10):
             raise ValueError(f"views={views} must be 1, 2 or 10")
         self.size, self.mean, self.std, self.views = size, mean, std, views

@@ -5,6 +5,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from glore.data.images import ImageFolder
+from glore.data.transforms import Small
+
 
 class Blobs(Dataset):
     """Pictures of one colour each, which anything learns at once."""
@@ -23,6 +26,13 @@ class Blobs(Dataset):
         picture = 0.1 * torch.randn(3, 16, 16)
         picture[slice(None) if label == 3 else label] += self.shift
         return picture, label
+
+
+class Own(ImageFolder):
+    """Pictures by a preset that is no argument."""
+
+    def __init__(self, split: str, root: str):
+        super().__init__(split, root, Small(32))
 
 
 class Noise(Dataset):

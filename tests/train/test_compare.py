@@ -94,6 +94,30 @@ def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(runs.Run, "fit", fail)
     grid = compare.grid(tree, tmp_path)
     assert not list(compare.run(grid, grid.pick(["plain", "glore"]), after=pytest.fail))
+    put(tree, "compare.metric", "miuo")
+    with pytest.raises(RecipeError, match=r"compare\.metric='miuo' must be one of iou_background, "):
+        list(compare.run(compare.grid(tree, tmp_path), grid.pick(["plain"])))
+
+
+def test_a_network_in_half_precision_is_timed_and_counted(tree, tmp_path):
+    put(tree, "trainer.precision", "bf16-true")
+    grid, messages = ran(tree, tmp_path, "glore")
+    assert not messages
+    assert [result["variant"] for _, result in grid.finished()] == ["glore", "glore"]
+
+
+def test_a_variants_control_stands_at_its_places(tree, tmp_path):
+    tree["compare"]["variants"] |= {"plain+conv in res2": {}, "glore in res2": {}}
+    grid = compare.grid(tree, tmp_path)
+    controls = {name: compare._control(grid, name) for name in tree["compare"]["variants"]}
+    assert controls == {
+        "plain": "plain+conv",
+        "plain+conv": None,
+        "glore": "plain+conv",
+        "glore 2 layers": "plain+conv",
+        "plain+conv in res2": None,
+        "glore in res2": "plain+conv in res2",
+    }
 
 
 def test_a_changed_recipe_is_refused(tree, tmp_path):

@@ -120,6 +120,16 @@ def test_more_processes_than_samples_are_told_what_to_do():
         data.test_dataloader()
 
 
+def test_an_empty_split_is_told():
+    from glore.train.data import Data
+
+    data = Data(lambda split: [])
+    data.trainer = SimpleNamespace(world_size=1, global_rank=0)
+    for split in ("train", "test"):
+        with pytest.raises(ValueError, match=f"^{split} has no samples"):
+            getattr(data, f"{split}_dataloader")()
+
+
 @pytest.mark.parametrize(
     ("options", "message"), [({"batch_size": 0}, "data.batch_size=0"), ({"workers": -1}, "data.workers=-1")]
 )

@@ -248,6 +248,10 @@ def test_a_comparison_with_views_and_a_broken_picture(pictures, tmp_path):
     train.samples[0][0].write_text("no picture")
     assert not list(compare.run(grid))
     assert len(grid.finished()) == 2
+    tested = grid.cells[0].recipe.make()[1].split("test").samples[0][0]
+    tested.rename(tested.with_stem("other"))
+    with pytest.raises(RecipeError, match=r"has results on other data than these \(\w+ split of plain, seed 0\)"):
+        list(compare.run(grid))
 
 
 def test_data_of_other_classes_are_refused(pictures, tmp_path, capsys):
@@ -342,3 +346,20 @@ def test_more_classes_are_told_if_asked(pictures, tmp_path, capsys):
     capsys.readouterr()
     assert main(["predict", str(pictures / "red/0.jpg"), "--out", str(tmp_path), "--top", "2"]) == 0
     assert capsys.readouterr().out.count(" %  ") == 2
+
+
+def test_a_finished_training_says_so_and_that_its_data_changed(pictures, tmp_path, capsys):
+    command = ["fit", *flags(pictures, "--epochs", "1"), "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert "already" not in capsys.readouterr().out
+    assert main(command) == 0
+    assert f"{tmp_path} is trained to its end already" in capsys.readouterr().out
+    for i in range(20):
+        (pictures / f"red/{i}.jpg").with_stem(f"more{i}").write_bytes((pictures / f"red/{i}.jpg").read_bytes())
+    assert main(command) == 2
+    assert re.search(r"holds a training on 48 samples, and the data have 64 now", capsys.readouterr().err)
+
+
+def test_a_data_set_may_choose_its_preset_itself(pictures):
+    own = Recipe(read(["--config", "finetune", "--data.dataset", "made.Own", "--data.root", str(pictures)]))
+    assert own.make_data().split("train")[0][0].shape == (3, 32, 32)

@@ -81,8 +81,11 @@ def fit(options: argparse.Namespace, flags: list[str]) -> int:
     parsed = recipe.Recipe(tree.read(["--config", options.config, *flags], options.variant))
     with run.claimed(out, parsed), closing(Progress()) as progress:
         progress.begin(out.name)
-        run.prepare(parsed, out, progress, empty=(out / RESUME).is_file()).fit()
+        this = run.prepare(parsed, out, progress, empty=(out / RESUME).is_file())
+        trained = this.fit()
     if run.first_process():
+        if not trained:
+            print(f"{out} is trained to its end already; a longer training is another run: choose another --out")
         names = ("last.safetensors", "best.safetensors", "curves.csv")
         print(*(str(path) for name in names if (path := out / name).is_file()), sep="\n")
         print(f"next: glore test --out {out}")

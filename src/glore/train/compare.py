@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 from glore import measure
 from glore.train import verdict
 from glore.train.blame import RecipeError
-from glore.train.data import Draw, Seeded
+from glore.train.data import Data, Draw, Seeded
 from glore.train.folder import RESUME
 from glore.train.progress import Progress
 from glore.train.recipe import Comparison, Recipe
@@ -146,9 +146,15 @@ def run(grid: Grid, only: Sequence[Cell] | None = None, after: Callable[[Grid], 
         after: called once each of them is finished.
 
     Raises:
-        RecipeError: a variant puts in what cannot be used.
+        RecipeError: a variant puts in what cannot be used, or finished cells are of other data.
     """
-    todo = [cell for cell in (grid.cells if only is None else only) if cell.result() is None]
+    chosen = grid.cells if only is None else only
+    todo = [cell for cell in chosen if cell.result() is None]
+    for _, result in grid.finished():
+        _check_metric(grid, result["metrics"])
+    if not todo:
+        with suppress(FileNotFoundError):  # a result may be looked at without its data
+            _check_data(grid, chosen[0], chosen[0].recipe.make_data())
     for cell in {cell.variant: cell for cell in todo}.values():
         cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
     with closing(Progress(len(todo), grid.metric)) as progress:
@@ -175,15 +181,31 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
             "several processes train one cell at a time: give one --variant and one --seed, and loop over them; or "
             "--trainer.devices 1"
         )
-    known = this.task.names(this.data.split("train").classes)
-    if grid.metric not in known:
-        raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
+    _check_metric(grid, this.task.names(this.data.split("train").classes))
+    _check_data(grid, cell, this.data)
     (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
     rival, _ = baseline.recipe.make(empty=going_on)
     alike = _source(cell.recipe) == _source(baseline.recipe)
     this.fit(start=rival.net.state_dict() if alike else None)  # the same for all, wherever their networks agree
     step_time = 0.0 if cell == baseline or not this.trainer.is_global_zero else _step_time(this, rival)
-    this.finish(variant=cell.variant, seed=cell.seed, step_time=step_time)
+    data = {split: this.data.fingerprint(split) for split in ("train", "test")}
+    this.finish(variant=cell.variant, seed=cell.seed, step_time=step_time, data=data)
+
+
+def _check_metric(grid: Grid, known: Collection[str]) -> None:
+    if grid.metric not in known:
+        raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
+
+
+def _check_data(grid: Grid, cell: Cell, data: Data) -> None:
+    """Refuse data on which finished cells were not tested, or those of the same variant not trained."""
+    for other, result in grid.finished():
+        for split, known in result.get("data", {}).items():
+            if (split == "test" or other.variant == cell.variant) and known != data.fingerprint(split):
+                raise RecipeError(
+                    f"{grid.out} has results on other data than these ({split} split of {other.name}): give the same "
+                    "data, or choose another --out"
+                )
 
 
 def _source(recipe: Recipe) -> list[Any]:
@@ -194,17 +216,18 @@ def _source(recipe: Recipe) -> list[Any]:
 
 def _step_time(this: Run, rival: Task) -> float:
     """The share by which a training step takes longer than a rival's, the two taking turns on one batch."""
-    device = this.trainer.strategy.root_device
+    device, precision = this.trainer.strategy.root_device, this.trainer.precision_plugin
     own = this.data.batch_size // this.trainer.world_size
     items = [Seeded(this.data.split("train"), "replace")[Draw(i, i)] for i in range(own)]
-    inputs, target, _ = (part.to(device) for part in default_collate(items))
+    inputs, target, _ = (part.to(device) for part in precision.convert_input(default_collate(items)))
 
     def step(task: Task) -> None:
-        with this.trainer.precision_plugin.forward_context():
+        with precision.forward_context():
             loss = task.loss(task(inputs), target)
         loss.backward()
         task.zero_grad()
 
+    precision.convert_module(rival)  # in place
     tasks = {"this": this.task, "rival": rival}
     runs = {name: partial(step, task.to(device).train()) for name, task in tasks.items()}
     ms = measure.medians_ms(runs, seconds=15)  # small networks are through in a second
@@ -258,9 +281,9 @@ def verdicts(grid: Grid) -> list[Verdict]:
     baseline = finished.pop(grid.comparison.baseline, {})
     out = []
     for variant, cells in finished.items():
-        rivals = {grid.comparison.baseline: baseline}
-        if variant != CONTROL and cells.keys() & baseline.keys() & finished.get(CONTROL, {}).keys():
-            rivals[CONTROL] = finished[CONTROL]
+        rivals, control = {grid.comparison.baseline: baseline}, _control(grid, variant)
+        if control and cells.keys() & baseline.keys() & finished.get(control, {}).keys():
+            rivals[control] = finished[control]
         seeds = sorted(cells.keys() & set.intersection(*(set(rival) for rival in rivals.values())))
         if not seeds:
             continue
@@ -274,6 +297,12 @@ def verdicts(grid: Grid) -> list[Verdict]:
         step_time = statistics.mean(cells[seed][1]["step_time"] for seed in seeds)
         out.append(Verdict(variant, differences, step_time, word))
     return out
+
+
+def _control(grid: Grid, variant: str) -> str | None:
+    """The control of a variant: of `glore in res4` it is `plain+conv in res4`, where the recipe has that."""
+    own = CONTROL + variant.removeprefix("glore")
+    return None if variant.startswith(CONTROL) else own if own in grid.comparison.variants else CONTROL
 
 
 def _score(cell: Cell, result: dict[str, Any], metric: str) -> Callable[[Tensor], Tensor]:

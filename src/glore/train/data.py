@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -79,6 +82,11 @@ class Seeded(Dataset[Any]):
         raise BrokenSampleError(
             f"of 100 samples drawn at random none can be read, such as: {why}; glore scan finds them all"
         )
+
+
+def named(dataset: Any, item: int) -> str:
+    """What an item goes by: the name that its dataset has for it, or its index."""
+    return str(dataset.name(item)) if hasattr(dataset, "name") else str(item)
 
 
 def fault(dataset: Any, item: int) -> str:
@@ -180,6 +188,13 @@ class Data(LightningDataModule):
         count = min(count, size)
         return [size * i // count for i in range(count)]
 
+    def fingerprint(self, split: str) -> str:
+        """What tells a split from another one: its classes, and how many items it has, by what names of files."""
+        dataset = self.split(split)
+        names = [Path(named(dataset, item)).name for item in range(len(dataset))]
+        told = json.dumps([list(map(str, dataset.classes)), names])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
     def item(self, split: str, index: int) -> tuple[torch.Tensor, Any]:
         """An item as a network takes it, of several views the first, and its target."""
         dataset = self.split(split)
@@ -213,6 +228,7 @@ class Data(LightningDataModule):
         trainer = self.trainer
         assert trainer is not None
         size, processes = len(self.split("train")), trainer.world_size
+        self._check_enough("train")
         if self.batch_size % processes or self.batch_size > size:
             raise ValueError(
                 f"data.batch_size={self.batch_size}, which is of all processes together, must be at most the {size} "
@@ -239,6 +255,8 @@ class Data(LightningDataModule):
     def _check_enough(self, split: str) -> None:
         assert self.trainer is not None
         size, processes = len(self.split(split)), self.trainer.world_size
+        if not size:
+            raise ValueError(f"{split} has no samples")
         if size < processes:
             raise ValueError(f"{split} has {size} samples for {processes} processes: give --trainer.devices {size}")
 

@@ -28,7 +28,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from glore import measure
-from glore.train.data import fault
+from glore.train.data import fault, named
 from glore.weights import files
 
 RESUME, CLASSES, COLOURS = "resume.ckpt", "classes.txt", "colours.txt"
@@ -86,7 +86,7 @@ class Keep(Checkpoint):
         self.waited = self.spent = 0.0  # seconds, for data and in all, of the epochs' batches
         self.stopped = False  # early, by another callback
         self.items: int | None = None  # training samples
-        self.validated = False
+        self.validated = self.trained = False  # this epoch, and anything by this process
         self.faults: dict[tuple[str, int], str] = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,8 +97,7 @@ class Keep(Checkpoint):
         for name, value in state_dict.items():
             setattr(self, name, value)
 
-    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
-        trainer.should_stop |= self.stopped
+    def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:  # of a finished training, too
         dataset = trainer.datamodule.split("train")  # type: ignore[attr-defined]
         if self.items not in (None, len(dataset)):
             raise ValueError(
@@ -106,6 +105,10 @@ class Keep(Checkpoint):
                 "it the same data, or choose another --out"
             )
         self.items = len(dataset)
+
+    def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
+        trainer.should_stop |= self.stopped
+        dataset = trainer.datamodule.split("train")  # type: ignore[attr-defined]
         if trainer.is_global_zero:
             colours = [" ".join(map(str, colour)) for colour in getattr(dataset, "palette", None) or ()]
             (self.folder / COLOURS).unlink(missing_ok=True)  # of what never came to an epoch
@@ -115,7 +118,7 @@ class Keep(Checkpoint):
                         draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
-        self.validated = False
+        self.validated, self.trained = False, True
         self.ended = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, task: LightningModule) -> None:
@@ -168,7 +171,7 @@ class Keep(Checkpoint):
                 for item in sorted(set().union(*(of_process[split] for of_process in broken))):
                     if (split, item) not in self.faults:
                         self.faults[split, item] = fault(data.split(split), item)
-                    name, why = data.split(split).name(item), self.faults[split, item]
+                    name, why = named(data.split(split), item), self.faults[split, item]
                     rows.append({"split": split, "item": item, "name": name, "error": why})
             if rows:
                 write_csv(self.folder / "broken.csv", rows)

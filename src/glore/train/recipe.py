@@ -22,7 +22,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from glore.nets.images import statistics
 from glore.train.agree import Agree
-from glore.train.blame import RecipeError, blame
+from glore.train.blame import RecipeError, arguments, blame
 from glore.train.data import Data
 from glore.train.folder import Keep, WholeFiles
 from glore.train.progress import Progress
@@ -151,20 +151,21 @@ class Recipe(LightningCLI):
         dataset = (args.get("data") or {}).get("dataset")
         given = dataset if isinstance(dataset, dict) else {"class_path": dataset}
         with suppress(ImportError, AttributeError, ValueError):  # which the parser tells
-            if not (given.get("init_args") or {}).get("preset"):
+            takes = "preset" in arguments(str(given.get("class_path")))
+            if takes and not (given.get("init_args") or {}).get("preset"):
                 put(args, "data.dataset.preset", _named(_imported(str(given.get("class_path"))).default_preset))
 
     def _take_statistics(self) -> None:
         """Give a preset that leaves its mean and std open those of the network's pretrained weights."""
         preset = self.config.data.get("dataset.init_args.preset")
-        arguments = preset.get("init_args") if preset is not None else None
+        values = preset.get("init_args") if preset is not None else None
         net = self.config.model.get("init_args.net")
-        if not arguments or net is None:
+        if not values or net is None:
             return
         name = (net.get("init_args") or {}).get("name")
         for key, value in statistics(_imported(net.class_path), name).items():
-            if key in arguments and arguments[key] is None:
-                arguments[key] = value
+            if key in values and values[key] is None:
+                values[key] = value
 
     def _check_old_rate(self) -> None:
         rate, net = self.config.model.get("init_args.old_rate"), self.config.model.get("init_args.net")

@@ -87,11 +87,14 @@ class Run:
     data: Data
     trainer: Trainer
 
-    def fit(self, start: Mapping[str, Tensor] | None = None) -> None:
+    def fit(self, start: Mapping[str, Tensor] | None = None) -> bool:
         """Train from where an earlier run of the same recipe stopped, or from the start.
 
         Args:
             start: first weights; those that the network has too, with the same shape, are taken.
+
+        Returns:
+            Whether there was anything left to train.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -106,6 +109,13 @@ class Run:
             self._check_classes("train", "last")
         with quiet():
             self.trainer.fit(self.task, datamodule=self.data, ckpt_path=str(resume) if resume.is_file() else None)
+        return self.kept.trained
+
+    @property
+    def kept(self) -> Keep:
+        """The callback that keeps the training's files."""
+        (kept,) = (callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Keep))
+        return kept
 
     def evaluate(self, split: Literal["val", "test"] = "test", weights: str | Path = "last") -> dict[str, float]:
         """The scores on a split; what each sample added stays in `task.samples`.
@@ -190,6 +200,7 @@ class Run:
 
         Raises:
             FileNotFoundError: a path leads nowhere.
+            ValueError: the dataset does not tell how a file becomes a sample.
         """
         from glore.data.images import Pictures  # needs torchvision
 
@@ -199,6 +210,11 @@ class Run:
         known = getattr(own, "names", None)  # without the data
         classes = self._kept(CLASSES, weights) or (known() if known else list(self.data.split("train").classes))
         palette = [tuple(map(int, line.split())) for line in self._kept(COLOURS, weights)]
+        if not hasattr(own, "for_paths") and not preset:
+            raise ValueError(
+                f"{own.__name__} does not tell how a file becomes a sample, so none can be given: leave out the paths, "
+                "or give it a for_paths as glore.data.samples.Samples has, or an argument preset"
+            )
         made = getattr(own, "for_paths", Pictures.for_paths)
         self.data.splits["test"] = made(paths, classes, arguments, palette)
 
@@ -251,15 +267,15 @@ class Run:
         """
         metrics = self.evaluate()
         ((example, _),) = self.data.spread("test", 1)
-        (kept,) = (callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Keep))
+        example = self.trainer.precision_plugin.convert_input(example)
         result = {
             **about,
             "metrics": metrics,
             "classes": list(self.data.split("test").classes),
             "parameters": measure.parameters(self.task.net),
             "multiply_adds": measure.multiply_adds(self.task.net, self.task.seen(example[None])),
-            "step_ms": kept.step_ms,
-            "waiting": kept.waiting,
+            "step_ms": self.kept.step_ms,
+            "waiting": self.kept.waiting,
             "hash": self.recipe.hash,
         }
         if self.trainer.is_global_zero:

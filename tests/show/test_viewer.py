@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +33,12 @@ def test_a_picture_has_a_row_a_unit(tmp_path):
     few = list(viewer.grids(seen, tmp_path, nodes=1))
     with Image.open(few[0]) as one:
         assert one.width < 3 * 190
+
+
+def test_a_sample_is_not_replaced_by_its_maps(tmp_path):
+    (look,) = looks(count=1)
+    with pytest.raises(ValueError, match=r"0\.png would be replaced by its maps"):
+        next(viewer.grids([replace(look, name=str(tmp_path / "0.png"))], tmp_path))
 
 
 def test_a_clip_moves(tmp_path):

@@ -94,7 +94,7 @@ def test_from_a_folder_to_masks(root, tmp_path, capsys):
     assert not (out / "predictions/submission").exists()
 
 
-def test_colours_are_kept_with_the_run(root, tmp_path):
+def test_colours_are_kept_with_the_run_and_pictures_as_they_are(root, tmp_path, capsys):
     out = tmp_path / "run"
     assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(out)]) == 0
     picture = tmp_path / "new.png"
@@ -103,6 +103,10 @@ def test_colours_are_kept_with_the_run(root, tmp_path):
     assert main(["predict", str(picture), "--out", str(out)]) == 0
     with Image.open(out / "predictions/new.png") as mask:
         assert mask.getpalette()[:9] == COLOURS.flatten().tolist()
+    before = picture.read_bytes()
+    assert main(["predict", str(picture), "--out", str(out), "--to", str(tmp_path)]) == 2
+    assert "new.png is one of the pictures, and a mask would replace it" in capsys.readouterr().err
+    assert picture.read_bytes() == before
 
 
 def test_a_scan_reads_again_what_changed_beside_a_picture(root, tmp_path, capsys):
@@ -155,7 +159,8 @@ def test_classes_that_disagree_with_the_checkpoint_are_named(root, tmp_path, cap
 def test_a_mask_that_says_nothing_sensible_stops_the_training(root, tmp_path, capsys, workers):
     write(root / "masks/train/3.png", np.zeros((40, 56, 3)))
     assert main(["fit", *flags(root, "--data.workers", workers), "--out", str(tmp_path / "run")]) == 2
-    assert "masks/train/3.png is a picture of mode RGB" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(r"glore: \S*masks/train/3.png is a picture of mode RGB", said)
 
 
 def test_a_mask_that_cannot_be_read_is_replaced_and_named(root, tmp_path):
@@ -241,6 +246,13 @@ def test_the_palette_is_the_data_sets_or_tells_all_classes_apart(root):
 
 LOGITS = torch.tensor([[4.0, 0.0], [1.0, 0.0], [0.1, 0.0], [0.0, 2.0]]).T.view(1, 2, 2, 2)  # all of class 0
 ALL = torch.zeros(1, 2, 2, dtype=torch.long)
+
+
+def test_logits_of_another_size_than_the_masks_are_named():
+    task, target = Segment(torch.nn.Identity()), torch.zeros(1, 5, 7, dtype=torch.long)
+    for judge in (task.loss, task.counts):
+        with pytest.raises(ValueError, match="the network answers for 8×8 positions, and the masks have 5×7"):
+            judge(torch.zeros(1, 3, 8, 8), target)
 
 
 def test_only_hard_positions_enter_the_loss():

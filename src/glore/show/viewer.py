@@ -89,11 +89,16 @@ def grids(looks: Iterable[Look], folder: Path, nodes: int = 4) -> Iterator[Path]
 
     Yields:
         The path of each picture as it is written: a PNG, or of a clip an animated GIF.
+
+    Raises:
+        ValueError: it would take the place of its sample.
     """
     taken: set[str] = set()
     for i, look in enumerate(looks):
         stem = f"{look.stem}_{i}" if look.stem in taken else look.stem
         taken.add(stem)
+        if Path(look.name).resolve() == (folder / f"{stem}.png").resolve():
+            raise ValueError(f"{look.name} would be replaced by its maps: give another folder (--to)")
         yield pictures.save(pictures.grid([_row(look, unit, nodes) for unit in look.units]), folder / stem)
 
 

@@ -14,7 +14,8 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from glore.data.pictures import read_picture
-from glore.train.data import fault
+from glore.data.samples import Samples
+from glore.train.data import fault, named
 from glore.train.folder import write_csv
 from glore.weights import files
 
@@ -52,7 +53,8 @@ class Write(BasePredictionWriter):
         super().__init__("batch")
         self.folder, self.dataset, self.classes, self.top = folder, dataset, classes, min(top, len(classes))
         self.rows: list[dict[str, Any]] = []
-        self.pictures = [path for path, *_ in getattr(dataset, "samples", ())]  # of a data set made of files
+        self.pictures = [path for path, *_ in dataset.samples] if isinstance(dataset, Samples) else []
+        self.taken = {path.resolve() for path in self.pictures}
         self.named = Counter(path.stem for path in self.pictures)
         self.ids = getattr(dataset, "ids", None)
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,12 +99,12 @@ class Write(BasePredictionWriter):
         picture = Image.fromarray(mask, mode="P")
         colours = palette(self.dataset).ljust(3 * 256, b"\x80")  # a shorter one makes Pillow cut the classes' high bits
         picture.putpalette(colours)
-        _save(picture, self.folder / name)
+        self._save(picture, self.folder / name)
         if self.pictures:
             below = read_picture(self.pictures[index])
-            _save(Image.blend(below, picture.convert("RGB"), SHADE), self.folder / "overlays" / name)
+            self._save(Image.blend(below, picture.convert("RGB"), SHADE), self.folder / "overlays" / name)
         if self.ids:
-            _save(Image.fromarray(np.array(self.ids, dtype=np.uint8)[mask]), self.folder / "submission" / name)
+            self._save(Image.fromarray(np.array(self.ids, dtype=np.uint8)[mask]), self.folder / "submission" / name)
 
     def _rows(self, indices: Tensor, logits: Tensor) -> None:
         best = logits.float().softmax(1).topk(self.top)
@@ -124,14 +126,17 @@ class Write(BasePredictionWriter):
 
     def _name(self, index: int) -> str:
         item = index if index >= 0 else -1 - index
-        return str(self.dataset.name(item)) if hasattr(self.dataset, "name") else str(item)
+        return named(self.dataset, item)
 
     def on_predict_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.rows:
             write_csv(self.folder / f"predictions{trainer.global_rank or ''}.csv", self.rows)
 
-
-def _save(picture: Image.Image, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    with files.replacing(path) as draft:
-        picture.save(draft, "PNG")
+    def _save(self, picture: Image.Image, path: Path) -> None:
+        if path.resolve() in self.taken:
+            raise ValueError(
+                f"{path} is one of the pictures, and a mask would replace it: give another folder with --to"
+            )
+        path.parent.mkdir(exist_ok=True)
+        with files.replacing(path) as draft:
+            picture.save(draft, "PNG")

@@ -96,6 +96,23 @@ def test_faults_are_one_line_with_exit_code_2(capsys, tmp_path, monkeypatch, arg
     assert len(err.splitlines()) == 1
 
 
+def test_samples_with_other_channels_are_one_line(capsys, tmp_path, recipe_path):
+    code, _, err = glore(capsys, "fit", "--config", recipe_path, "--out", tmp_path / "run", "--model.net.channels", "3")
+    assert code == 2
+    assert "glore: the network does not take these samples: " in err
+    assert "to have 3 channels, but got 1 channels instead" in err
+
+
+def test_a_full_device_is_one_line_with_its_cure(capsys, monkeypatch):
+    def costs(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr("glore.measure.costs", costs)
+    code, _, err = glore(capsys, "measure", "resnet18")
+    assert code == 2
+    assert err.startswith("glore: CUDA out of memory. Give a smaller --data.batch_size")
+
+
 def test_debug_shows_where_a_fault_came_from(capsys):
     code, _, err = glore(capsys, "fit", "--config", "digit", "--debug")
     assert code == 2
@@ -131,6 +148,9 @@ def test_from_training_to_predictions(capsys, tmp_path, recipe_path):
         assert [sum(map(int, row[1:])) for row in rows] == [int(row["count"]) for row in csv.DictReader(file)]
     code, said, _ = glore(capsys, "maps", "--out", out, "--samples", "2")
     assert code == 0
+    code, _, err = glore(capsys, "predict", tmp_path / "absent.png", "--out", out)
+    assert code == 2
+    assert "OddDigits does not tell how a file becomes a sample, so none can be given" in err
     assert [path.name for path in sorted((out / "maps").glob("0*.png"))] == ["000000.png", "000024.png"]
     assert str(out / "maps/maps.html") in said
     code, _, err = glore(capsys, "maps", "--out", out, "--unit", "head")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import traceback
@@ -43,6 +44,8 @@ EXTRAS = {  # which extra of this package brings a module
     "av": "video",
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
 }
+# what a process that loads data puts before the message of an error, where it came from among it
+LOADING = re.compile(r"^Caught .* in DataLoader worker process.*\n(\w+\.)*\w+(Error|Exception): ", re.DOTALL)
 FAULTS = (ValueError, OSError, ImportError, ArithmeticError)  # what a user can mend; anything else is our mistake
 
 
@@ -75,12 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             cure = "the same command goes on from the last completed epoch" if trains else "start it again"
             print(f"interrupted; {cure}", file=sys.stderr)
             return 130
-        if not isinstance(error, FAULTS):
+        if not isinstance(error, FAULTS) and type(error).__name__ != "OutOfMemoryError":  # of torch, which is not here
             raise
         if debug:
             traceback.print_exc()
         extra = EXTRAS.get(getattr(error, "name", None) or "")
-        said = f"{error}: pip install 'glore[{extra}]'" if extra else str(error)
+        said = f"{error}: pip install 'glore[{extra}]'" if extra else LOADING.sub("", str(error))
+        if not isinstance(error, FAULTS):
+            said += " Give a smaller --data.batch_size or --data.eval_batch_size, or in segmentation --model.window"
         print(f"glore: {' '.join(said.split())}", file=sys.stderr)
         return 2
 

@@ -185,6 +185,14 @@ def test_another_class_keeps_the_arguments_that_it_takes_too():
         assert tree["net"] == other
 
 
+def test_a_variant_may_be_empty_and_must_be_keys_with_values(recipe_path):
+    tree = read(["--config", str(recipe_path)])
+    put(tree, "compare.variants", {"plain": None, "odd": "glore"})
+    assert varied(tree, "plain") == tree
+    with pytest.raises(RecipeError, match=r"compare\.variants\.odd='glore' must be keys with their values"):
+        varied(tree, "odd")
+
+
 def test_a_variant_may_name_another_optimizer(recipe_path):
     tree = read(["--config", str(recipe_path)])
     adamw = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.5}}

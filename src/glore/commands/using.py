@@ -43,7 +43,11 @@ def _of_folder(options: argparse.Namespace, flags: list[str]) -> Run:
 
 def validate(options: argparse.Namespace, flags: list[str]) -> int:
     """Print the scores on the validation split."""
-    _print_scores(_of_folder(options, flags).evaluate("val", options.weights))
+    from glore.train import run
+
+    scores = _of_folder(options, flags).evaluate("val", options.weights)
+    if run.first_process():
+        _print_scores(scores)
     return 0
 
 
@@ -53,8 +57,9 @@ def test(options: argparse.Namespace, flags: list[str]) -> int:
     from glore.train import run
 
     this = _of_folder(options, flags)
-    _print_scores(this.evaluate("test", options.weights))
+    scores = this.evaluate("test", options.weights)
     if run.first_process():
+        _print_scores(scores)
         print(*report.classes(this, options.out / "test"), sep="\n")
     return 0
 
@@ -81,7 +86,9 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     replaced = (folder / "predictions.csv").is_file()
     rows = this.predict(folder, options.weights, options.paths, options.top)
     for row in rows if options.paths else [row for row in rows if "error" in row]:
-        print(row["name"] + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
+        # a file's name may be bytes that are no text
+        name = row["name"].encode(errors="backslashreplace").decode()
+        print(name + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
         if "error" in row:
             print(f"  {row['error']}")
         if "mask" in row:

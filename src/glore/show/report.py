@@ -22,7 +22,7 @@ from glore.train.compare import Cell, Grid, Verdict
 from glore.train.folder import locked, write_csv
 from glore.train.predict import palette
 from glore.train.run import Run
-from glore.train.task import Task
+from glore.train.task import Task, taught
 from glore.units import GloRe
 from glore.weights import files
 
@@ -138,8 +138,9 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     visible = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = visible and scenes[0][1].dim() > 0  # a class for each position
     names = finished[0][1]["classes"]
-    colours = palette(data.split("test")) if data and labels else b""
-    samples = _masks(shown, scenes, colours) if labels else _answers(shown, scenes, names) if visible else ()
+    dataset = data.split("test") if data and visible else None
+    tell = _masks if labels else _answers
+    samples = tell(shown, scenes, dataset) if visible else ()
     waiting = statistics.mean(result["waiting"] for _, result in finished)
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
@@ -150,7 +151,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
         table=_table(_summary(grid, rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
-        legend=_legend(names, colours) if labels else "",
+        legend=_legend(names, palette(dataset)) if labels else "",
         samples="".join(samples),
         maps="".join(_maps(shown, scenes[0][0])) if visible else "",
         seeds=", ".join(map(str, seeds)),
@@ -198,30 +199,32 @@ def _legend(classes: list[str], palette: bytes) -> str:
     return f'<p class="soft legend">{" ".join(marks)}</p>'
 
 
-def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], palette: bytes) -> Iterator[str]:
+def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> Iterator[str]:
     """Some test samples, with the truth and what each variant says, as masks."""
-    told = _told(cells, scenes)
+    told = _told(cells, scenes, dataset)
     for i, (sample, target) in enumerate(scenes):
         masks = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
-        tiles = [_tile(pictures.mask(labels, palette), name) for name, labels in masks.items()]
+        tiles = [_tile(pictures.mask(labels, palette(dataset)), name) for name, labels in masks.items()]
         yield f'<div class="{_tiles(sample)}">{_tile(pictures.picture(sample), "input")}{"".join(tiles)}</div>'
 
 
-def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], classes: list[str]) -> Iterator[str]:
+def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> Iterator[str]:
     """Some test samples, with their class and the one that each variant says."""
-    told = _told(cells, scenes)
+    told = _told(cells, scenes, dataset)
     tiles = []
     for i, (sample, target) in enumerate(scenes):
         names = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
-        tiles.append(_tile(pictures.picture(sample), *(f"{name}: {classes[int(k)]}" for name, k in names.items())))
+        tiles.append(
+            _tile(pictures.picture(sample), *(f"{name}: {dataset.classes[int(k)]}" for name, k in names.items()))
+        )
     yield f'<div class="{_tiles(scenes[0][0], large=True)}">{"".join(tiles)}</div>'
 
 
-def _told(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]]) -> dict[str, list[Tensor]]:
+def _told(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> dict[str, list[Tensor]]:
     """The classes that each variant's network says of each sample."""
     with torch.no_grad():
         return {
-            cell.variant: [task.infer(sample[None])[0].argmax(0) for sample, _ in scenes]
+            cell.variant: [taught(task.infer(sample[None]), dataset)[0].argmax(0) for sample, _ in scenes]
             for cell in cells
             for task in [_task(cell)]
         }

@@ -81,6 +81,7 @@ class Segment(Task):
         if isinstance(logits, tuple):
             main, side = logits
             return self.loss(main, target) + self.auxiliary * self.loss(side, target)
+        _check_size(logits, target)
         logits = logits.float()  # sums over a batch's positions overflow in half precision
         weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
         if weights is not None and len(weights) != logits.shape[1]:
@@ -110,6 +111,7 @@ class Segment(Task):
         return inference.resized(inputs, self.views["scales"][0])
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
+        _check_size(logits, target)
         return metrics.confusion(logits.argmax(1), target % INSTANCE, logits.shape[1])
 
     @staticmethod
@@ -124,3 +126,12 @@ class Segment(Task):
     def scores(counts: Tensor) -> tuple[Tensor, ...]:
         iou = metrics.iou(counts)  # (*sums, k)
         return (*iou.unbind(-1), torch.nanmean(iou, -1))
+
+
+def _check_size(logits: Tensor, target: Tensor) -> None:
+    if logits.shape[2:] != target.shape[1:]:
+        own, wanted = ("×".join(map(str, shape)) for shape in (logits.shape[2:], target.shape[1:]))
+        raise ValueError(
+            f"the network answers for {own} positions, and the masks have {wanted}: give pictures whose sides its "
+            "strides divide, or a network that takes any size, as those of glore.nets.segmenter"
+        )

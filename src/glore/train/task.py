@@ -169,19 +169,22 @@ class Task(LightningModule):
     def _logits(self, inputs: Tensor, split: str) -> Any:
         dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
         classes, views = dataset.classes, getattr(dataset, "views", 1)
-        if views == 1:
-            logits = self(inputs) if split == "train" else self.infer(inputs)
-        else:  # (b, views, …): the mean of the views' probabilities, of one view at a time, for a clip has many
-            logits = torch.stack([self(view).float().softmax(1) for view in inputs.unbind(1)]).mean(0).log()
+        try:
+            if views == 1:
+                logits = self(inputs) if split == "train" else self.infer(inputs)
+            else:  # (b, views, …): the mean of the views' probabilities, of one view at a time, for a clip has many
+                logits = torch.stack([self(view).float().softmax(1) for view in inputs.unbind(1)]).mean(0).log()
+        except RuntimeError as error:
+            if "channels" not in str(error):
+                raise
+            raise ValueError(f"the network does not take these samples: {error}") from error
         told = (logits[0] if isinstance(logits, tuple) else logits).shape[1]
         if told != len(classes):
             raise ValueError(
                 f"the network tells {told} classes apart, but the data have {len(classes)}: "
                 "set --model.net.classes, or whatever your network calls it"
             )
-        if split != "train" and (untaught := getattr(dataset, "untaught", None)):
-            return logits.index_fill(1, torch.tensor(untaught, device=logits.device), -torch.inf)
-        return logits
+        return logits if split == "train" else taught(logits, dataset)
 
     def predict_step(self, batch: Sequence[Tensor], batch_index: int) -> tuple[Tensor, Tensor]:
         inputs, _, index = batch
@@ -203,8 +206,12 @@ class Task(LightningModule):
         self.counted = []
         self.samples = {int(index): counts for index, counts in sorted(pairs, key=lambda pair: int(pair[0]))}
         classes = self.trainer.datamodule.split(split).classes  # type: ignore[attr-defined]
+        if not self.samples:
+            raise ValueError(f"none of the samples of {split} can be read: glore scan tells why")
         scores = self.scores(torch.stack(list(self.samples.values())).sum(0))
-        return dict(zip(self.names(classes), scores, strict=True))
+        return {  # on the device, where processes compare them
+            name: score.to(self.device) for name, score in zip(self.names(classes), scores, strict=True)
+        }
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         """Dropout and the like draw anew each epoch, so a resumed training draws what an uninterrupted one would.
@@ -229,6 +236,12 @@ class Task(LightningModule):
         steps = self.trainer.datamodule.training_steps  # type: ignore[attr-defined]
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def taught(logits: Tensor, dataset: Any) -> Tensor:
+    """The logits of a batch (b, classes, …), none of which is for a class that the data set leaves out."""
+    untaught = getattr(dataset, "untaught", None)
+    return logits.index_fill(1, torch.tensor(untaught, device=logits.device), -torch.inf) if untaught else logits
 
 
 def new_parts(net: nn.Module) -> list[nn.Module]:

@@ -92,12 +92,15 @@ def varied(tree: Tree, variant: str) -> Tree:
     """The recipe with what one of its variants puts into it.
 
     Raises:
-        RecipeError: there is no such variant; the message lists them.
+        RecipeError: there is no such variant, of which the message lists all, or it is no mapping.
     """
     variants = (tree.get("compare") or {}).get("variants") or {}
     check(variant, variants)
     tree = copy.deepcopy(tree)
-    for key, value in variants[variant].items():
+    values = variants[variant] or {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"compare.variants.{variant}={values!r} must be keys with their values")
+    for key, value in values.items():
         put(tree, key, value)
     return tree
 

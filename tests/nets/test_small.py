@@ -62,7 +62,7 @@ def test_units_are_glore_where_there_are_places(build):
 )
 def test_what_does_not_fit_is_named(build, options, message):
     with pytest.raises((ValueError, KeyError, AttributeError), match=message):
-        build(3, unit=glore.GloRe2d, **options)
+        build(3, **options)
 
 
 def test_blocks_are_pre_activation():

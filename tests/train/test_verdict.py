@@ -106,3 +106,4 @@ def test_words(against, word):
 
 def test_a_difference_is_told_in_points():
     assert str(d(0.012, 0.004, 0.0204)) == "+1.2 (95 % 0.4 … 2.0)"
+    assert str(d(-0.012, -0.0204, 0.004)) == "−1.2 (95 % −2.0 … 0.4)"

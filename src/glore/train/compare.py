@@ -267,7 +267,8 @@ class Verdict:
     def figures(self) -> str:
         """The differences and the step time, against the baseline's."""
         parts = [f"{self.variant} − {other} = {d}" for other, d in self.differences.items()]
-        return f"{'; '.join(parts)}; step time {100 * self.step_time:+.0f} %"
+        step_time = f"{100 * self.step_time:+.0f}".replace("-", "−")
+        return f"{'; '.join(parts)}; step time {step_time} %"
 
     def __str__(self) -> str:
         return f"{self.figures}: {self.word}"

@@ -38,12 +38,19 @@ class Progress(Callback):
         self.bar = self.evaluation = None
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
-        if self.bar is None and trainer.is_global_zero:
+        begun = self.done + self._share(trainer)
+        if self.bar is not None:
+            skipped = begun - self.bar.n  # what another process did says nothing about this one
+            self.bar.initial += skipped
+            self.bar.last_print_n += skipped
+            self.bar.n = begun
+        elif trainer.is_global_zero:
             shown = sys.stderr.isatty()
             self.bar = tqdm(
                 total=self.runs,
-                initial=self.done + self._share(trainer),  # what an earlier process did says nothing about this one
+                initial=begun,
                 mininterval=0.5 if shown else 15,
+                miniters=0,  # tqdm's own guess grows with each leap
                 dynamic_ncols=shown,
                 bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
             )

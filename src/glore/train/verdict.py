@@ -48,7 +48,8 @@ class Difference:
     samples: int
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} (95 % {100 * self.low:.1f} … {100 * self.high:.1f})"
+        told = f"{100 * self.mean:+.1f} (95 % {100 * self.low:.1f} … {100 * self.high:.1f})"
+        return told.replace("-", "−")
 
 
 def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *, draws: int = DRAWS) -> Difference:

@@ -152,9 +152,9 @@ def run(grid: Grid, only: Sequence[Cell] | None = None, after: Callable[[Grid], 
     todo = [cell for cell in chosen if cell.result() is None]
     for _, result in grid.finished():
         _check_metric(grid, result["metrics"])
-    if not todo:
+    for cell in [] if todo else chosen[:1]:
         with suppress(FileNotFoundError):  # a result may be looked at without its data
-            _check_data(grid, chosen[0], chosen[0].recipe.make_data())
+            _check_data(grid, cell, cell.recipe.make_data())
     for cell in {cell.variant: cell for cell in todo}.values():
         cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
     with closing(Progress(len(todo), grid.metric)) as progress:

@@ -256,7 +256,7 @@ class Data(LightningDataModule):
         assert self.trainer is not None
         size, processes = len(self.split(split)), self.trainer.world_size
         if not size:
-            raise ValueError(f"{split} has no samples")
+            raise ValueError(f"{split} has no samples: look at what data.dataset finds for that split in --data.root")
         if size < processes:
             raise ValueError(f"{split} has {size} samples for {processes} processes: give --trainer.devices {size}")
 

@@ -45,7 +45,7 @@ SMALL = {
 PREPARED = {  # lines that a page takes for done on another one
     "maps.md": [
         "glore fit --config finetune --data.root my_pictures --out runs/mine",
-        "glore compare --config digits --out runs/demo",
+        "glore fit --config digits --out runs/demo/glore/seed0",
     ],
     "export.md": ["glore fit --config finetune --data.root my_pictures --out runs/mine"],
     "publish.md": ["glore fit --config finetune --data.root my_pictures --out runs/mine"],
@@ -131,6 +131,7 @@ def world(tmp_path, monkeypatch):
     Path("my_clips/clips.csv").write_text("\n".join(table) + "\n")
     for split in ("train", "val"):
         Path(f"kinetics_{split}_avi.txt").write_text("0\t3\tserve/1.mp4\n")
+    monkeypatch.setattr("glore.measure.peaks_mib", lambda net, shape, kinds, device: dict.fromkeys(kinds, 1.0))
     unit = SimpleNamespace(GloRe_Unit_2D=Published)
     monkeypatch.setitem(sys.modules, "network.global_reasoning_unit", unit)  # where the published code has it
     return tmp_path

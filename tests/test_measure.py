@@ -80,9 +80,9 @@ def test_memory_of_a_fresh_unit_is_not_less_than_nothing():
 
 @pytest.mark.unchecked
 def test_a_process_that_fails_is_told():
-    norm = {"class_path": "timm.models.resnet18", "init_args": {"num_classes": 2}}
-    with pytest.raises(ValueError, match="memory on an input of 1×3×32×32 cannot be measured: ValueError: Expected"):
-        measure.peaks_mib(norm, [1, 3, 32, 32], ["step"])
+    norm = {"class_path": "torch.nn.BatchNorm1d", "init_args": {"num_features": 3}}
+    with pytest.raises(ValueError, match="memory on an input of 1×3 cannot be measured: ValueError: Expected"):
+        measure.peaks_mib(norm, [1, 3], ["step"])
     with pytest.raises(ValueError, match="device='meta' must be cpu or cuda"):
         measure.costs({"net": norm}, [32, 32], device="meta")
 

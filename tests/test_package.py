@@ -8,21 +8,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_face():
-    code = "import glore; print(*(name for name in vars(glore) if not name.startswith('_')))"
+def test_what_an_import_brings():
+    """The face; besides torch, and what torch or the shape annotations bring, nothing; no Lightning with the hub."""
+    code = """
+import sys, torch.utils.flop_counter, jaxtyping
+before = set(sys.modules)
+import glore
+print(*(name for name in vars(glore) if not name.startswith("_")))
+print(*{name.split(".")[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names))
+import glore.hub
+print(*{"pytorch_lightning", "lightning_fabric", "matplotlib"} & set(sys.modules))
+"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    face, brought, with_hub = out.splitlines()
     functions = {"adopt", "insert", "remove", "spread", "units_of"}
-    assert set(out.split()) == functions | {"GloRe1d", "GloRe2d", "GloRe3d", "probe", "units", "weights"}
-
-
-def test_import_needs_torch_alone():
-    """Nothing but torch, and what torch or the shape annotations bring, is imported."""
-    code = (
-        "import sys, torch.utils.flop_counter, jaxtyping; before = set(sys.modules); import glore;"
-        "print(*sorted({m.split('.')[0] for m in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["glore"]
+    assert set(face.split()) == functions | {"GloRe1d", "GloRe2d", "GloRe3d", "probe", "units", "weights"}
+    assert brought.split() == ["glore"]
+    assert not with_hub
 
 
 def test_the_wheel_builds_installs_and_imports(tmp_path):

@@ -56,9 +56,8 @@ def to_onnx(
     Example:
         >>> import pytest, tempfile
         >>> _ = pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
-        >>> from glore.nets.small import small_classifier
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     to_onnx(small_classifier(10), f"{folder}/net.onnx", (3, 32, 32)) < 1e-4
+        ...     to_onnx(nn.Conv2d(3, 8, 3), f"{folder}/net.onnx", (3, 32, 32)) < 1e-4
         True
     """
     import onnxruntime
@@ -95,9 +94,8 @@ def to_program(
 
     Example:
         >>> import tempfile
-        >>> from glore.nets.small import small_classifier
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     to_program(small_classifier(10), f"{folder}/net.pt2", (3, 32, 32)) < 1e-4
+        ...     to_program(nn.Conv2d(3, 8, 3), f"{folder}/net.pt2", (3, 32, 32)) < 1e-4
         True
     """
     buffer = io.BytesIO()

@@ -2,8 +2,6 @@
 
 import json
 import pickle
-import subprocess
-import sys
 
 import huggingface_hub
 import pytest
@@ -266,10 +264,3 @@ def test_weights_start_another_network(folder):
     net = files.construct({"class_path": "glore.nets.small.small_classifier", "init_args": arguments}, trust=True)
     assert len(glore.units_of(net)) == 1
     assert torch.equal(net.head[2].bias, load_file(folder / "model.safetensors")["head.2.bias"])
-
-
-@pytest.mark.unchecked
-def test_an_import_brings_no_lightning():
-    code = "import sys, glore.hub; print({'pytorch_lightning', 'lightning_fabric', 'matplotlib'} & set(sys.modules))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.strip() == "set()"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import torch
@@ -28,10 +29,16 @@ def glore(capsys):
     return run
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory):
+    return tmp_path_factory.mktemp("once") / "run"
+
+
 @pytest.fixture
-def trained(tmp_path, recipe_path, glore):
-    assert glore("fit", "--config", recipe_path, "--out", tmp_path / "run", "--epochs", "2")[0] == 0
-    return tmp_path / "run"
+def trained(once, tmp_path, recipe_path, glore):
+    if not once.exists():
+        assert glore("fit", "--config", recipe_path, "--out", once, "--epochs", "2")[0] == 0
+    return shutil.copytree(once, tmp_path / "run")
 
 
 def published(glore, trained, *flags):

@@ -68,7 +68,12 @@ def test_places_of_every_network(name):
     assert tuple(found[f"res{k}"] for k in range(2, 6)) == PLACES[name]
 
 
-@pytest.mark.parametrize("name", files.PAPER)
+LARGE = ("resnet101", "resnet152", "resnet200", "se_resnet101", "dpn98", "dpn131")  # others of their families are quick
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in files.PAPER]
+)
 def test_every_builder_passes_forward_and_backward(name):
     net = getattr(images, name)({"res3": 1, "res4": 2}, classes=5)
     assert len(glore.units_of(net)) == 3
@@ -96,12 +101,12 @@ def test_plain_networks_are_timms(name):
 
 
 def test_three_units_among_23_blocks_stand_where_they_were_published():
-    net = images.backbone("resnet101", {"res4": 3})
-    assert list(glore.units_of(net)) == [f"layer3.{block}_glore" for block in (5, 11, 17)]
-    assert list(glore.units_of(images.backbone("resnet101", {"res4": (0, 22)}))) == [
-        "layer3.0_glore",
-        "layer3.22_glore",
-    ]
+    def places(units):
+        options = {"layers": [1, 1, 23, 1], "channels": [8, 8, 8, 8]}
+        return list(glore.units_of(images.backbone("resnet101", {"res4": units}, options=options)))
+
+    assert places(3) == [f"layer3.{block}_glore" for block in (5, 11, 17)]
+    assert places((0, 22)) == ["layer3.0_glore", "layer3.22_glore"]
 
 
 def test_stages_may_span_containers():

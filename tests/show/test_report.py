@@ -95,13 +95,13 @@ def test_the_page_says_what_the_files_say(page):
     assert "91.8" in text
 
 
-@pytest.mark.unchecked
 @browser.needed
 def test_the_page_opens_in_a_browser(page):
-    for width in (1280, 390):
-        with browser.opened(page, width) as shown:
+    with browser.opened(page, 1280) as shown:
+        for width in (1280, 390):
+            shown.set_viewport_size({"width": width, "height": 800})
             picture = Image.open(io.BytesIO(shown.screenshot()))
-        assert np.asarray(picture.convert("L")).std() > 10, "the page is blank"
+            assert np.asarray(picture.convert("L")).std() > 10, "the page is blank"
 
 
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
@@ -117,7 +117,7 @@ def classification(tree):
     tree["model"] = {"class_path": "glore.train.classify.Classify", "init_args": {"net": net}}
     tree["data"]["dataset"] = {"class_path": "made.Blobs"}
     units = {"model.net.units": {"res2": 1}, "model.net.unit": "glore.GloRe2d"}
-    tree["compare"] = {"variants": {"plain": {}, "glore": units}, "seeds": [0, 1]}
+    tree["compare"] = {"variants": {"plain": {}, "glore": units}, "seeds": [0]}
     put(tree, "epochs", 1)
     return tree
 
@@ -145,11 +145,3 @@ def test_sequences_have_a_page_without_pictures(tmp_path, tree):
     assert not list(compare.run(grid))
     assert "lr − plain" not in report.results(grid)
     assert "<img" not in report.page(grid).read_text()
-
-
-def test_one_cell_alone_has_a_page(tmp_path, tree):
-    put(tree, "epochs", 1)
-    grid = compare.grid(tree, tmp_path)
-    list(compare.run(grid, grid.pick(["glore"], [0])))
-    assert "no verdict yet" in report.results(grid)
-    assert "The baseline and another variant have not both run yet" in report.page(grid).read_text()

@@ -60,6 +60,7 @@ def test_variants_of_a_seed_share_first_weights_and_the_order_of_the_data(tree, 
 
 
 def test_what_comes_out(tree, tmp_path):
+    put(tree, "epochs", 1)
     grid, messages = ran(tree, tmp_path)
     assert not messages
     said = report.results(grid)
@@ -82,6 +83,7 @@ def test_what_comes_out(tree, tmp_path):
 
 def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
     tree["compare"]["seeds"] = [0]
+    put(tree, "epochs", 1)
     grid, told = compare.grid(tree, tmp_path), []
     assert not list(
         compare.run(grid, grid.pick(["plain", "glore"]), after=lambda grid: told.append(len(grid.finished())))
@@ -101,9 +103,11 @@ def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
 
 def test_a_network_in_half_precision_is_timed_and_counted(tree, tmp_path):
     put(tree, "trainer.precision", "bf16-true")
+    put(tree, "epochs", 1)
+    tree["compare"]["seeds"] = [0]
     grid, messages = ran(tree, tmp_path, "glore")
     assert not messages
-    assert [result["variant"] for _, result in grid.finished()] == ["glore", "glore"]
+    assert [result["variant"] for _, result in grid.finished()] == ["glore"]
 
 
 def test_a_variants_control_stands_at_its_places(tree, tmp_path):
@@ -121,9 +125,11 @@ def test_a_variants_control_stands_at_its_places(tree, tmp_path):
 
 
 def test_a_changed_recipe_is_refused(tree, tmp_path):
+    put(tree, "epochs", 1)
+    tree["compare"]["seeds"] = [0]
     ran(tree, tmp_path, "plain")
     put(tree, "epochs", 2)
-    with pytest.raises(RecipeError, match=r"trainer\.max_epochs is 2, was 3"):
+    with pytest.raises(RecipeError, match=r"trainer\.max_epochs is 2, was 1"):
         ran(tree, tmp_path)
 
 
@@ -131,16 +137,18 @@ def test_a_cell_whose_loss_is_not_finite_is_told_and_left(tree, tmp_path):
     variants = {"plain": {"model.net.unit": None}, "wild": {"model.optimizer.lr": 1e30}, "glore": {}}
     tree["compare"] |= {"variants": variants, "seeds": [0]}
     put(tree, "model.schedule.warmup", 0.0)
+    put(tree, "epochs", 1)
     grid, messages = ran(tree, tmp_path)
     (message,) = messages
     assert message.startswith("stopped wild, seed 0: the loss is ")
-    assert "learning rate 9.7e+29" in message
+    assert "learning rate 7.5e+29" in message
     assert [result["variant"] for _, result in grid.finished()] == ["plain", "glore"]
     assert "wild" not in report.results(grid)
 
 
 def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
     tree["compare"]["seeds"] = [0]
+    put(tree, "epochs", 1)
     grid = compare.grid(tree, tmp_path)
     plain, glore = grid.pick(["plain", "glore"])
     with runs.claimed(glore.folder, glore.recipe):
@@ -149,11 +157,14 @@ def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
     assert plain.result()
 
 
-def test_a_damaged_result_is_made_anew(tree, tmp_path):
+def test_a_result_that_is_damaged_or_another_recipes_is_made_anew(tree, tmp_path):
     tree["compare"]["seeds"] = [0]
+    put(tree, "epochs", 1)
     grid, _ = ran(tree, tmp_path, "plain")
     path = grid.cells[0].folder / "result.json"
     before = path.read_text()
+    path.write_text(json.dumps({**json.loads(before), "hash": "other"}))
+    assert grid.cells[0].result() is None
     path.write_text(before[:20])
     ran(tree, tmp_path, "plain")
     assert json.loads(path.read_text())["metrics"] == json.loads(before)["metrics"]
@@ -172,9 +183,10 @@ def test_other_folders_are_let_be(tree, tmp_path):
 
 
 def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
-    put(tree, "epochs", 1)
     grid = compare.grid(tree, tmp_path, seeds=[7])
-    list(compare.run(grid, grid.pick(["plain", "glore"], [7])))
+    for cell in grid.pick(["plain", "glore"], [7]):
+        cell.folder.mkdir(parents=True)
+        (cell.folder / "result.json").write_text(json.dumps({"hash": cell.recipe.hash}))
     later = compare.grid(tree, tmp_path)
     assert {(cell.variant, cell.seed) for cell, _ in later.finished()} == {("plain", 7), ("glore", 7)}
 
@@ -203,11 +215,3 @@ def test_a_metric_that_the_task_lacks_is_named(tree, tmp_path):
     with pytest.raises(RecipeError, match=r"compare\.metric='top1' must be one of iou_background"):
         ran(tree, tmp_path)
     assert not list(tmp_path.glob("*/*/curves.csv")), "it was trained before"
-
-
-def test_a_result_of_another_recipe_does_not_count(tree, tmp_path):
-    tree["compare"]["seeds"] = [0]
-    grid, _ = ran(tree, tmp_path, "plain")
-    path = grid.cells[0].folder / "result.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "hash": "other"}))
-    assert grid.cells[0].result() is None

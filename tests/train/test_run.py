@@ -25,10 +25,11 @@ from glore.train.tree import put
 from glore.weights import files
 
 
-def trained(tree, folder):
+def trained(tree, folder, *callbacks):
     recipe = Recipe(tree)
     with runs.claimed(folder, recipe):
         this = runs.prepare(recipe, folder)
+        this.trainer.callbacks += callbacks
         this.fit()
     return this
 
@@ -42,6 +43,16 @@ class StopAt(Callback):
     def on_train_batch_start(self, trainer, task, batch, index):
         if trainer.global_step == self.step:
             raise ZeroDivisionError("crash")
+
+
+class Epochs(Callback):
+    """Keeps which epochs are trained."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_epoch_start(self, trainer, task):
+        self.seen.append(trainer.current_epoch)
 
 
 def same(one, other):
@@ -80,18 +91,25 @@ def test_the_bar_of_an_evaluation_is_gone_before_anything_else_is_said(tree, tmp
     assert not capsys.readouterr().err  # which is no terminal here
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("step", [4, 6])  # in the second epoch, and between two
-def test_a_stopped_run_goes_on_bit_for_bit(tree, tmp_path, step, workers):
+@pytest.mark.parametrize(
+    ("step", "workers", "left"),
+    [
+        (4, 2, [1, 2]),  # in the second epoch
+        (6, 0, [2]),  # between two
+        pytest.param(4, 0, [1, 2], marks=pytest.mark.slow),
+        pytest.param(6, 2, [2], marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(tree, tmp_path, step, workers, left):
     put(tree, "data.workers", workers)
     put(tree, "trainer.callbacks", [{"class_path": "EMAWeightAveraging", "init_args": {"decay": 0.5}}])
     trained(tree, tmp_path / "whole")
-    stopped = runs.prepare(Recipe(tree), tmp_path / "stopped")
-    stopped.trainer.callbacks.append(StopAt(step))
     with pytest.raises(ZeroDivisionError):
-        stopped.fit()
+        trained(tree, tmp_path / "stopped", StopAt(step))
     torch.manual_seed(99)
-    trained(tree, tmp_path / "stopped")
+    epochs = Epochs()
+    trained(tree, tmp_path / "stopped", epochs)
+    assert epochs.seen == left, "it did not go on where it stopped"
     for name in ("last", "best"):
         assert same(tmp_path / f"whole/{name}.safetensors", tmp_path / f"stopped/{name}.safetensors"), name
     assert (tmp_path / "whole/curves.csv").read_text() == (tmp_path / "stopped/curves.csv").read_text()
@@ -100,12 +118,12 @@ def test_a_stopped_run_goes_on_bit_for_bit(tree, tmp_path, step, workers):
 def test_augmentation_by_numpy_goes_on_bit_for_bit(tree, tmp_path):
     put(tree, "data.dataset", "made.Noise")
     trained(tree, tmp_path / "whole")
-    stopped = runs.prepare(Recipe(tree), tmp_path / "stopped")
-    stopped.trainer.callbacks.append(StopAt(4))
     with pytest.raises(ZeroDivisionError):
-        stopped.fit()
+        trained(tree, tmp_path / "stopped", StopAt(4))
     np.random.seed(99)
-    trained(tree, tmp_path / "stopped")
+    epochs = Epochs()
+    trained(tree, tmp_path / "stopped", epochs)
+    assert epochs.seen == [1, 2]
     assert same(tmp_path / "whole/last.safetensors", tmp_path / "stopped/last.safetensors")
 
 
@@ -129,10 +147,8 @@ def test_an_epoch_without_validation_has_no_scores(tree, tmp_path):
 
 def test_what_a_callback_keeps_has_to_be_data(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(StopAt, "state_dict", lambda self: {"path": tmp_path})
-    stopped = runs.prepare(Recipe(tree), tmp_path)
-    stopped.trainer.callbacks.append(StopAt(6))
     with pytest.raises(ZeroDivisionError):
-        stopped.fit()
+        trained(tree, tmp_path, StopAt(6))
     with pytest.raises(ValueError, match=r"resume\.ckpt holds a pathlib\.PosixPath, which could run code"):
         trained(tree, tmp_path)
 
@@ -153,9 +169,9 @@ def test_samples_without_a_label_count_for_nothing(tree, tmp_path):
 
 def test_a_finished_run_is_left_as_it_is(tree, tmp_path):
     trained(tree, tmp_path)
-    before = (tmp_path / "last.safetensors").read_bytes()
-    trained(tree, tmp_path)
-    assert (tmp_path / "last.safetensors").read_bytes() == before
+    epochs = Epochs()
+    trained(tree, tmp_path, epochs)
+    assert not epochs.seen
 
 
 def test_a_changed_recipe_is_refused_and_named(tree, tmp_path):
@@ -331,24 +347,26 @@ def command(*arguments):
     return [sys.executable, "-m", "glore.cli", *map(str, arguments)]
 
 
-def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path, capsys):
+def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path, capsys, monkeypatch):
     """Killed in its second cell, after an epoch; the cells before are kept, and all ends as if nothing had happened."""
     variants = ("--variant", "plain", "--variant", "glore", "--seed", "0", "--epochs", "6")
 
     def compare(out):
         return ["compare", "--config", recipe_path, "--out", out, *variants]
 
+    monkeypatch.setattr("glore.show.report.page", lambda grid: grid.out)  # not looked at
     assert main([*map(str, compare(tmp_path / "whole"))]) == 0
     process = subprocess.Popen(
         command(*compare(tmp_path / "killed")), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     second = tmp_path / "killed/glore/seed0"
     deadline = time.monotonic() + 120
-    while not (second / "curves.csv").is_file() and time.monotonic() < deadline:
+    while not (second / "resume.ckpt").is_file() and time.monotonic() < deadline:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (second / "result.json").exists(), "the run was over before it was killed"
+    assert (second / "resume.ckpt").is_file(), "it was killed before there was anything to go on from"
     first = tmp_path / "killed/plain/seed0/last.safetensors"
     written = first.stat().st_mtime_ns
     capsys.readouterr()

@@ -66,7 +66,8 @@ def flags(root, *more):
 
 def test_from_a_folder_to_masks(root, tmp_path, capsys):
     out = tmp_path / "run"
-    assert main(["fit", *flags(root, "--epochs", "14"), "--out", str(out)]) == 0
+    seldom = ("--trainer.check_val_every_n_epoch", "14")
+    assert main(["fit", *flags(root, "--epochs", "14", *seldom), "--out", str(out)]) == 0
     assert (out / "classes.txt").read_text().split() == list("bgr")
     capsys.readouterr()
     assert main(["test", "--out", str(out)]) == 0
@@ -126,20 +127,29 @@ def test_a_scan_reads_again_what_changed_beside_a_picture(root, tmp_path, capsys
     assert mask.stat().st_size == before
 
 
-class Crash(Callback):
+class Steps(Callback):
+    """Keeps the steps that are made, and fails at one, as a crash would."""
+
+    def __init__(self, stop=None):
+        self.seen, self.stop = [], stop
+
     def on_train_batch_start(self, trainer, task, batch, index):
-        if trainer.global_step == 9:
+        if trainer.global_step == self.stop:
             raise ZeroDivisionError
+        self.seen.append(trainer.global_step)
 
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(root, tmp_path):
-    made = Recipe(read(flags(root, "--epochs", "3")))
+    made = Recipe(read(flags(root, "--epochs", "2")))
     runs.prepare(made, tmp_path / "whole").fit()
     stopped = runs.prepare(made, tmp_path / "parts")
-    stopped.trainer.callbacks.append(Crash())
+    stopped.trainer.callbacks.append(Steps(stop=5))
     with pytest.raises(ZeroDivisionError):
         stopped.fit()
-    runs.prepare(made, tmp_path / "parts", empty=True).fit()
+    resumed = runs.prepare(made, tmp_path / "parts", empty=True)
+    resumed.trainer.callbacks.append(steps := Steps())
+    resumed.fit()
+    assert steps.seen == [4, 5, 6, 7], "an epoch of four was kept"
     whole, parts = (load_file(tmp_path / out / "last.safetensors") for out in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
@@ -215,7 +225,7 @@ def test_pictures_of_several_sizes_go_one_by_one(root, tmp_path, capsys):
 
 
 def test_a_comparison_ends_in_a_page(root, tmp_path):
-    tree = read(flags(root, "--epochs", "2"))
+    tree = read(flags(root, "--epochs", "1"))
     variants = tree["compare"]["variants"]
     tree["compare"]["variants"] = {name: variants[name] for name in ("plain", "psp")} | {"glore": {}}
     put(

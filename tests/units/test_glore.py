@@ -225,22 +225,22 @@ def functional(unit):
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_gradcheck(training, normalize, order):
-    unit = live(GloRe2d(6, states=4, nodes=3, graph_layers=2, normalize=normalize).double()).train(training)
-    x = torch.randn(2, 6, 3, 4, dtype=torch.double, requires_grad=True)
+    unit = live(GloRe2d(5, states=3, nodes=2, graph_layers=2, normalize=normalize).double()).train(training)
+    x = torch.randn(2, 5, 2, 3, dtype=torch.double, requires_grad=True)
     parameters = [p.detach().clone().requires_grad_() for p in unit.parameters()]
     assert torch.autograd.gradcheck(functional(unit), (x, *parameters))
 
 
 def test_second_derivatives_are_right_or_raise(order):
-    unit = live(GloRe2d(4, states=3, nodes=2).double()).eval()
-    x = torch.randn(2, 4, 3, 4, dtype=torch.double, requires_grad=True)
+    unit = live(GloRe2d(3, states=3, nodes=2).double()).eval()
+    x = torch.randn(2, 3, 2, 3, dtype=torch.double, requires_grad=True)
     parameters = [p.detach().clone().requires_grad_() for p in unit.parameters()]
     assert torch.autograd.gradgradcheck(functional(unit), (x, *parameters))
     unit.train()
     if order == "direct":
         assert torch.autograd.gradgradcheck(functional(unit), (x, *parameters))
         return
-    net = nn.Sequential(nn.Conv2d(4, 4, 1), unit, nn.Conv2d(4, 4, 1)).double()
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), unit, nn.Conv2d(3, 3, 1)).double()
     for twice in (
         lambda: penalty(net, x).backward(),
         lambda: torch.autograd.grad(penalty(net, x), net[0].weight),

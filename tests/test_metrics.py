@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from glore import metrics
+from glore.train.classify import Classify
 
 torchmetrics = pytest.importorskip("torchmetrics")
 from torchmetrics.functional.classification import (  # noqa: E402
@@ -63,3 +64,16 @@ def test_top_k():
 def test_top_5_of_three_classes_is_certain():
     ranked = torch.randn(4, 3).argsort(1)
     assert metrics.top_k(ranked, torch.randint(3, (4,)), (1, 5))[:, 1].tolist() == [1, 1, 1, 1]
+
+
+def test_labels_without_an_ignored_one():
+    metrics.check_labels(torch.tensor([0, 3]), 4)
+    with pytest.raises(ValueError, match=r"a label is 255, but must be in 0 … 3$"):
+        metrics.check_labels(torch.tensor([0, 255]), 4)
+
+
+def test_many_classes_have_one_matrix_and_none_is_left_out():
+    logits, target = torch.randn(400, 1000), torch.randint(1000, (400,))
+    target[:9] = 255  # a class like any other
+    counts = Classify.confusion(Classify(torch.nn.Identity()).counts(logits, target), 1000)
+    assert torch.equal(counts, multiclass_confusion_matrix(logits, target, 1000))

@@ -12,6 +12,25 @@ from torch import Tensor
 from glore.data.labels import IGNORED, MOST
 
 
+def check_labels(target: Int[Tensor, "*b"], classes: int, ignored: int | None = None) -> None:
+    """Refuse labels that are no classes.
+
+    Args:
+        target: of any shape.
+        classes: how many classes there are.
+        ignored: a label besides 0 … classes − 1, of what counts for nothing.
+
+    Raises:
+        ValueError: a label is neither a class nor `ignored`; the message names it.
+    """
+    wrong = (target < 0) | (target >= classes)
+    if ignored is not None:
+        wrong &= target != ignored
+    if wrong.any():
+        more = "" if ignored is None else f", or {ignored} to be left out"
+        raise ValueError(f"a label is {int(target[wrong][0])}, but must be in 0 … {classes - 1}{more}")
+
+
 def confusion(
     predicted: Int[Tensor, "b *space"], target: Int[Tensor, "b *space"], classes: int
 ) -> Int[Tensor, "b {classes} {classes}"]:
@@ -25,9 +44,7 @@ def confusion(
     Raises:
         ValueError: a label is neither a class nor 255.
     """
-    wrong = target[(target != IGNORED) & ((target < 0) | (target >= classes))]
-    if len(wrong):
-        raise ValueError(f"a label is {int(wrong[0])}, but must be in 0 … {classes - 1}, or {IGNORED} to be left out")
+    check_labels(target, classes, IGNORED)
     samples = torch.arange(len(target), device=target.device).view(-1, *[1] * (target.dim() - 1))
     cells = (samples * classes + target) * classes + predicted
     counts = torch.bincount(cells[target != IGNORED], minlength=len(target) * classes**2)
@@ -46,7 +63,6 @@ def iou(counts: Shaped[Tensor, "*sums k k"]) -> Float[Tensor, "*sums k"]:
 
 def instances(
     predicted: Int[Tensor, "b *space"],
-    target: Int[Tensor, "b *space"],
     instance: Int[Tensor, "b *space"],
     sizes: Float[Tensor, "k"],
     groups: Int[Tensor, "k"],
@@ -57,7 +73,6 @@ def instances(
 
     Args:
         predicted: classes.
-        target: the same, or 255; not used where there is an instance, which tells its class.
         instance: 0 for none, or else `MOST` times (its class + 1) plus its number.
         sizes: mean size of the instances of each class, in positions.
         groups: the group of each class, as the index of its first class.

@@ -36,14 +36,13 @@ class CityscapesSegment(Segment):
                 f"model: {type(self).__name__} scores the {K} classes of Cityscapes, but the data have "
                 f"{logits.shape[1]}: give glore.train.segment.Segment"
             )
-        pixels = super().counts(logits, target).flatten(1).double()  # (b, k²)
-        predicted, labels = logits.argmax(1).cpu(), target.cpu()
-        weighted = metrics.instances(predicted, labels % INSTANCE, labels // INSTANCE, SIZES, GROUPS)  # (b, 4, k)
-        return torch.cat([pixels, weighted.flatten(1).to(pixels.device)], dim=1)  # (b, k² + 4k)
+        pixels = super().counts(logits, target).cpu().flatten(1).double()  # (b, k²)
+        weighted = metrics.instances(logits.argmax(1).cpu(), target.cpu() // INSTANCE, SIZES, GROUPS)  # (b, 4, k)
+        return torch.cat([pixels, weighted.flatten(1)], dim=1)  # (b, k² + 4k)
 
     @staticmethod
     def confusion(counts: Tensor, classes: int) -> Tensor:
-        return counts[:, : classes**2].sum(0).view(classes, classes)
+        return counts[:, : classes**2].sum(0).long().view(classes, classes)
 
     @staticmethod
     def names(classes: Sequence[str]) -> list[str]:

@@ -48,15 +48,17 @@ class Classify(Task):
         self.label_smoothing, self.mix = label_smoothing, mix
 
     def mixed(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        classes = len(self.trainer.datamodule.split("train").classes)  # type: ignore[attr-defined]
+        metrics.check_labels(target, classes)
         if self.mix is None:
             return inputs, target
-        classes = len(self.trainer.datamodule.split("train").classes)  # type: ignore[attr-defined]
         return self.mix(inputs, F.one_hot(target, classes).to(inputs.dtype))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing if self.training else 0.0)
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
+        metrics.check_labels(target, logits.shape[1])
         ranked = logits.topk(min(5, logits.shape[1])).indices  # (b, at most 5), which breaks ties for all scores
         hits = metrics.top_k(ranked, target, (1, 5))  # (b, 2)
         rest = torch.stack([torch.ones_like(target), target, ranked[:, 0]], dim=1)  # (b, 3)
@@ -64,7 +66,8 @@ class Classify(Task):
 
     @staticmethod
     def confusion(counts: Tensor, classes: int) -> Tensor:
-        return metrics.confusion(counts[:, 4], counts[:, 3], classes).sum(0)
+        cells = counts[:, 3] * classes + counts[:, 4]  # of one matrix: one for each sample would not fit into memory
+        return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
     @staticmethod
     def names(classes: Sequence[str]) -> list[str]:

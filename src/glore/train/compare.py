@@ -186,9 +186,9 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
     rival, _ = baseline.recipe.make(empty=going_on)
     alike = _source(cell.recipe) == _source(baseline.recipe)
+    data = {split: this.data.fingerprint(split) for split in ("train", "test")}  # told before, if it cannot be read
     this.fit(start=rival.net.state_dict() if alike else None)  # the same for all, wherever their networks agree
     step_time = 0.0 if cell == baseline or not this.trainer.is_global_zero else _step_time(this, rival)
-    data = {split: this.data.fingerprint(split) for split in ("train", "test")}
     this.finish(variant=cell.variant, seed=cell.seed, step_time=step_time, data=data)
 
 

@@ -82,27 +82,28 @@ class Segment(Task):
             main, side = logits
             return self.loss(main, target) + self.auxiliary * self.loss(side, target)
         _check_size(logits, target)
+        metrics.check_labels(target, logits.shape[1], IGNORED)
         logits = logits.float()  # sums over a batch's positions overflow in half precision
-        weights = None if self.class_weights is None else logits.new_tensor(self.class_weights)
-        if weights is not None and len(weights) != logits.shape[1]:
-            raise ValueError(f"class_weights has {len(weights)} numbers, but there are {logits.shape[1]} classes")
-        losses = F.cross_entropy(logits, target, weights, ignore_index=IGNORED, reduction="none")  # (b, h, w)
+        losses = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")  # (b, h, w)
         kept = target != IGNORED
         if self.hardest is not None:
-            kept &= self._hard(logits, target, kept)
-        if weights is None:
-            return losses[kept].sum() / kept.sum().clamp_min(1)  # a batch may have nothing to learn from
-        return losses[kept].sum() / weights[target[kept]].sum().clamp_min(torch.finfo(weights.dtype).tiny)
+            kept &= self._hard(losses.detach(), kept)
+        weight = kept.float()
+        if self.class_weights is not None:
+            weights = logits.new_tensor(self.class_weights)
+            if len(weights) != logits.shape[1]:
+                raise ValueError(f"class_weights has {len(weights)} numbers, but there are {logits.shape[1]} classes")
+            weight *= weights[target.where(kept, 0)]
+        tiny = torch.finfo(weight.dtype).tiny  # a batch may have nothing to learn from
+        return (losses * weight).sum() / weight.sum().clamp_min(tiny)
 
-    def _hard(self, logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    def _hard(self, losses: Tensor, counted: Tensor) -> Tensor:
         """Which positions are hard: of a low probability for their class, or among the lowest."""
         assert self.hardest is not None
-        with torch.no_grad():
-            losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORED, reduction="none")
-            sure = (-losses).exp()  # the probability of the true class
-            some = math.ceil(self.least * int(counted.sum()))
-            limit = sure[counted].kthvalue(some).values if some else sure.new_zeros(())
-            return sure <= limit.clamp_min(self.hardest)
+        sure = (-losses).exp()  # the probability of the true class
+        some = math.ceil(self.least * int(counted.sum()))
+        limit = sure[counted].kthvalue(some).values if some else sure.new_zeros(())
+        return sure <= limit.clamp_min(self.hardest)
 
     def infer(self, inputs: Tensor) -> Tensor:
         return inference.probabilities(self, inputs, **self.views)
@@ -112,7 +113,7 @@ class Segment(Task):
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         _check_size(logits, target)
-        return metrics.confusion(logits.argmax(1), target % INSTANCE, logits.shape[1])
+        return metrics.confusion(logits.argmax(1), target.fmod(INSTANCE), logits.shape[1])
 
     @staticmethod
     def confusion(counts: Tensor, classes: int) -> Tensor:

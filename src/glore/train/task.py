@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +18,7 @@ from glore.train.data import fault
 from glore.train.schedules import Schedule, constant
 from glore.units.ndim import BATCH_NORMS
 
+WRONG_INPUT = re.compile("channels|size")  # in what torch and networks say of inputs that do not fit
 MOST_BROKEN = 0.01  # share of the samples that may be unreadable in a training
 
 
@@ -161,8 +163,8 @@ class Task(LightningModule):
         split = "test" if self.trainer.testing else "val"
         if split == "val":
             self._count_broken(index, split)
-        counts = self.counts(self._logits(inputs, split), target)
-        self.counted.append((index[index >= 0].cpu(), counts[index >= 0].cpu()))  # others stand for what is broken
+        counts, index = self.counts(self._logits(inputs, split), target).cpu(), index.cpu()
+        self.counted.append((index[index >= 0], counts[index >= 0]))  # others stand for what is broken
 
     test_step = validation_step
 
@@ -174,10 +176,12 @@ class Task(LightningModule):
                 logits = self(inputs) if split == "train" else self.infer(inputs)
             else:  # (b, views, …): the mean of the views' probabilities, of one view at a time, for a clip has many
                 logits = torch.stack([self(view).float().softmax(1) for view in inputs.unbind(1)]).mean(0).log()
-        except RuntimeError as error:
-            if "channels" not in str(error):
+        except (RuntimeError, AssertionError) as error:
+            said = str(error) or "it may take pictures of one size only (--data.dataset.preset.size)"
+            if isinstance(error, torch.OutOfMemoryError) or not WRONG_INPUT.search(said):
                 raise
-            raise ValueError(f"the network does not take these samples: {error}") from error
+            shape = "×".join(map(str, inputs[0].shape))
+            raise ValueError(f"the network does not take these samples, {shape}: {said}") from error
         told = (logits[0] if isinstance(logits, tuple) else logits).shape[1]
         if told != len(classes):
             raise ValueError(
@@ -210,7 +214,7 @@ class Task(LightningModule):
             raise ValueError(f"none of the samples of {split} can be read: glore scan tells why")
         scores = self.scores(torch.stack(list(self.samples.values())).sum(0))
         return {  # on the device, where processes compare them
-            name: score.to(self.device) for name, score in zip(self.names(classes), scores, strict=True)
+            name: score.float().to(self.device) for name, score in zip(self.names(classes), scores, strict=True)
         }
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:

@@ -142,3 +142,27 @@ def test_what_cannot_be_built_is_named(arguments, message):
 def test_heads_refuse_what_is_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):
         make(8, 3)
+
+
+def test_logits_lie_where_their_cells_looked():
+    """A picture whose sides the stride does not divide has the logits of one that is filled up."""
+    net = segmenter("resnetv2_18", 3, HEADS["fcn, glore"], output_stride=16, auxiliary=False, options=SMALL).eval()
+    x = torch.randn(1, 3, 67, 90)
+    whole = net(nn.functional.pad(x, (0, 6, 0, 13)))
+    assert torch.equal(net(x), whole[..., :67, :90])
+
+
+def test_another_output_stride_is_named():
+    with pytest.raises(ValueError, match=r"'convmixer_768_32' has an output stride of 7\.38462, not 32"):
+        segmenter("convmixer_768_32", 3, output_stride=32, auxiliary=False)
+
+
+def test_weights_of_a_segmenter_fit_one_with_other_parts_in_its_head(tmp_path):
+    plain, path = segmenter("resnetv2_18", 3, HEADS["fcn"], options=SMALL), str(tmp_path / "net.safetensors")
+    save_file(plain.state_dict(), path)
+    with_unit = segmenter("resnetv2_18", 3, HEADS["fcn, glore"], auxiliary=False, pretrained=path, options=SMALL).eval()
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(with_unit(x), plain.eval()(x))
+    save_file(with_unit.state_dict(), path)
+    again = segmenter("resnetv2_18", 3, HEADS["fcn, glore"], pretrained=path, options=SMALL).eval()
+    assert torch.equal(again(x), plain(x))

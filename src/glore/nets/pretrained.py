@@ -13,9 +13,10 @@ from glore.insert import units_of
 def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     """Load weights from a file, safetensors or torch's own; units that it has no weights for stay as they are.
 
-    Prefixes and wrappers of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other
-    classes the weights are left out, and none are needed. A file in which no key is known, but whose tensors have the
-    network's shapes one by one in order, is taken in that order; the classifier's may have others there too.
+    So does an auxiliary head of a segmentation network; one that the file alone has is left out. Prefixes and wrappers
+    of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other classes the weights are left
+    out, and none are needed. A file in which no key is known, but whose tensors have the network's shapes one by one in
+    order, is taken in that order; the classifier's may have others there too.
 
     Returns:
         Whether the classifier's weights were taken too.
@@ -26,7 +27,8 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     """
     weights = read_weights(path)
     own = model.state_dict()
-    units = tuple(f"{path}." for path in units_of(model))
+    units = ("head.context.", "auxiliary.", *(f"{path}." for path in units_of(model)))
+    weights = {name: tensor for name, tensor in weights.items() if name in own or not name.startswith("auxiliary.")}
     optional = {name for name in own if name.startswith(units) or name.endswith("num_batches_tracked")}
     head = tuple(f"{name}." for name in classifiers(model))
     if not weights.keys() & own.keys():

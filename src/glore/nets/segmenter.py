@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -24,27 +24,31 @@ class Segmenter(nn.Module):
 
     Shapes:
         `(b, 3, h, w)` of any size to logits `(b, classes, h, w)`; in training with an auxiliary head, a tuple of the
-        head's logits and the auxiliary ones.
+        head's logits and the auxiliary ones. What a picture lacks to a whole number of cells is filled with zeros, the
+        mean colour of normalised pictures, so that each cell's logits lie where it looked.
 
     Args:
         backbone: a network with `forward_intermediates`, as timm's have.
         head: from the last map to logits.
         auxiliary: the same from the map before; None for none.
+        output_stride: how many times smaller the last map is than the picture.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None, output_stride: int = 1
+    ) -> None:
         super().__init__()
-        self.backbone, self.head, self.auxiliary = backbone, head, auxiliary
+        self.backbone, self.head, self.auxiliary, self.output_stride = backbone, head, auxiliary, output_stride
 
     def forward(
         self, x: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b k h w"] | tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
-        size = x.shape[2:]
+        size, x = x.shape[2:], _filled(x, self.output_stride)
         before, last = _maps(self.backbone, x)
-        logits = F.interpolate(self.head(last), size, mode="bilinear")  # (b, k, h, w)
+        logits = _laid_over(self.head(last), x, size)  # (b, k, h, w)
         if self.auxiliary is None or not self.training:
             return logits
-        return logits, F.interpolate(self.auxiliary(before), size, mode="bilinear")
+        return logits, _laid_over(self.auxiliary(before), x, size)
 
 
 def segmenter(
@@ -74,13 +78,14 @@ def segmenter(
             takes them. A stage keeps its name when it is dilated.
         unit: makes a unit of the backbone from its channels; None leaves the backbone plain.
         pretrained: True for the weights that timm knows of the backbone; or the path of a file with weights of the
-            backbone, or of a whole network such as this one, whose head is left out if it is for other classes.
+            backbone, or of a whole network such as this one; of other classes, those of each head's last layer are left
+            out. Units of the head and an auxiliary head, for which it has none, stay as they are.
         options: further arguments of `timm.create_model`, but for its `output_stride`.
 
     Raises:
         ModuleNotFoundError: timm is missing, which the extra `timm` brings.
-        ValueError: there is no such network, it cannot be dilated or takes pictures of some sizes only, or an argument
-            is out of range.
+        ValueError: there is no such network, it cannot be dilated or takes pictures of some sizes only, its last map
+            has another size than `output_stride` says, or an argument is out of range.
 
     Source: the authors' repository for the networks on Cityscapes; Zhao et al., CVPR 2017, for the auxiliary head.
 
@@ -105,9 +110,9 @@ def segmenter(
         raise ValueError(
             f"name={name!r}: timm gives no maps of its stages (forward_intermediates); take another network"
         )
-    before, last = _prune(net, name)
+    before, last = _prune(net, name, output_stride)
     side = FCN(before, classes, width=max(1, before // 4)) if auxiliary else None
-    model = Segmenter(net, head(last, classes), side)
+    model = Segmenter(net, head(last, classes), side, output_stride)
     if whole:
         load_pretrained(model, str(pretrained))
     return model
@@ -122,15 +127,29 @@ def _maps(backbone: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return before, last
 
 
-def _prune(net: nn.Module, name: str) -> tuple[int, int]:
+def _filled(x: Tensor, stride: int) -> Tensor:
+    """Pictures with zeros to the right and below, up to sides that a stride divides."""
+    h, w = x.shape[2:]
+    return F.pad(x, (0, -w % stride, 0, -h % stride))
+
+
+def _laid_over(logits: Tensor, filled: Tensor, size: Sequence[int]) -> Tensor:
+    """The logits of cells for each position of a filled picture, as far as the picture itself goes."""
+    (h, w), (high, wide) = size, filled.shape[2:]
+    logits = F.interpolate(logits, (high, wide), mode="bilinear")
+    return F.pad(logits, (0, w - wide, 0, h - high))  # torch.export knows no slice of free size
+
+
+def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
     """Take out the layers behind the last map, and tell the channels of the last two maps."""
-    (example,) = (x[..., : PROBED - 25, : PROBED - 3] for x in probe.inputs_for(net, None))  # as odd as pictures are
-    plain, training = remove(copy.deepcopy(net)), net.training
-    hooks = [unit.register_forward_hook(lambda _, inputs, output: inputs[0]) for unit in units_of(net).values()]
+    (picture,) = probe.inputs_for(net, None)
+    example = _filled(picture[..., : PROBED - 40, :PROBED], output_stride)  # as little square as pictures are
+    plain = remove(copy.deepcopy(net))
     parameters = dict(net.named_parameters())
-    with torch.enable_grad():
+    units = [*units_of(net).values()]
+    with probe.recorded(units, skip=True), probe.evaluating(net), probe.evaluating(plain), torch.enable_grad():
         try:
-            maps, expected = _maps(net.eval(), example), _maps(plain.eval(), example)
+            maps, expected = _maps(net, example), _maps(plain, example)
         except (RuntimeError, ValueError, AssertionError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             size = "×".join(map(str, example.shape[2:]))
@@ -138,9 +157,9 @@ def _prune(net: nn.Module, name: str) -> tuple[int, int]:
                 f"name={name!r} does not take pictures of any size, such as {size} ({said}): take another network"
             ) from error
         grads = torch.autograd.grad([m.sum() for m in maps], list(parameters.values()), allow_unused=True)
-    for hook in hooks:
-        hook.remove()
-    net.train(training)
+    if any(side != output_stride * cells for side, cells in zip(example.shape[2:], maps[1].shape[2:], strict=True)):
+        own = example.shape[-1] / maps[1].shape[-1]
+        raise ValueError(f"name={name!r} has an output stride of {own:g}, not {output_stride}: take another network")
     if not all(map(torch.equal, maps, expected)):
         raise ValueError(
             f"name={name!r}: timm finds the maps of this network by counting its blocks, which units among them shift: "

@@ -253,3 +253,27 @@ def test_a_stage_is_a_power_of_two():
         net(torch.zeros(1, 3, 128, 128))
     strides = {blocks[call.module]: 128 // call.output.shape[-1] for call in calls}
     assert strides == {f"res{k}": 2**k for k in range(2, 6)}
+
+
+@pytest.mark.parametrize(("name", "before"), [("repvit_m0_9", None), ("convformer_s18", "head.fc.fc1.weight")])
+def test_a_classifier_for_other_classes_is_all_that_is_drawn_anew(name, before, tmp_path):
+    weights = timm.create_model(name).state_dict()
+    save_file(weights, tmp_path / "w.safetensors")
+    made = images.backbone(name, classes=7, pretrained=str(tmp_path / "w.safetensors"))
+    assert made.state_dict().keys() == images.backbone(name, classes=7).state_dict().keys()
+    assert before is None or torch.equal(made.state_dict()[before], weights[before])
+
+
+def test_networks_whose_blocks_have_plain_paths_have_stages():
+    assert list(glore.units_of(images.backbone("poolformer_s12", {"res3": 1}))) == ["stages.1.blocks.0_glore"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dla34", "legacy_xception"])
+def test_blocks_in_the_network_itself_make_no_stages(name):
+    with pytest.raises(ValueError, match=r"the stages of this .* are not known"):
+        images.backbone(name, {"res3": 1})
+
+
+def test_old_names_of_timms_have_the_statistics_of_their_weights():
+    assert images.statistics(images.backbone, "tf_efficientnetv2_s_in21ft1k")["mean"] == [0.5, 0.5, 0.5]

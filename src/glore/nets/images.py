@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from glore import probe
 from glore.insert import insert, spread
-from glore.nets.pretrained import load_pretrained
+from glore.nets.pretrained import classifiers, load_pretrained
 from glore.units import GloRe2d
 
 PROBED = 96  # pixels a side of the picture that shows where units can stand: nearly any CNN takes it, and it is quick
@@ -66,6 +66,7 @@ def backbone(
     """
     import timm
 
+    check_place(units, unit, GloRe2d)
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
@@ -91,7 +92,6 @@ def backbone(
             f"name={name!r}, pretrained=True: its weights could not be downloaded ({error}); give the path of a file, "
             "or False to start from nothing"
         ) from None
-    check_place(units, unit, GloRe2d)
     if unit is not None and units:
         with_units(model, units, unit, lambda **told: timm.create_model(name, num_classes=0, **told), options or {})
     if isinstance(pretrained, str):
@@ -99,7 +99,10 @@ def backbone(
     else:
         fresh = pretrained and model.num_classes != model.pretrained_cfg["num_classes"]
     if fresh:  # timm starts some classifiers from numbers that are far too large for few classes
-        model.reset_classifier(model.num_classes)
+        for path in classifiers(model):
+            for module in model.get_submodule(path).modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
     return model
 
 
@@ -175,28 +178,17 @@ def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]
     """
     for coarse in (False, True):
         blocks = _blocks(model, coarse)
-        for picture in (_smaller(example), example):
-            size = picture.shape[-1]
-            try:
-                with probe.recorded(blocks.values()) as calls:
-                    probe.run(model, (picture,))
-            except (RuntimeError, ValueError, AssertionError):  # of a network that takes some sizes only
-                calls = []
-                continue
-            if not any(size % call.output.shape[-1] for call in calls if _is_map((call.output,))):
-                break  # nothing was rounded on the way, so sizes tell the stages
+        calls, size = _ran(model, blocks, example)
+        if not calls or not all(_is_map(call.inputs) and _is_map((call.output,)) for call in calls):
+            continue
         names = {id(block): path for path, block in blocks.items()}
         found: dict[str, list[tuple[str, int]]] = {}
         for call in calls:
-            if not _is_map(call.inputs) or not _is_map((call.output,)):
-                break
             container, _, last = names[id(call.module)].rpartition(".")
             children = [child for child, _ in model.get_submodule(container).named_children()]
             stage = round(math.log2(size / call.output.shape[-1]))
             found.setdefault(f"res{stage}", []).append((container, children.index(last)))
-        else:
-            if found:
-                return found
+        return found
     raise ValueError(
         f"the stages of this {type(model).__name__} are not known, as timm does not tell blocks of it that hand on one "
         "map: name containers of its blocks by their paths, as in glore.insert; networks that hand on tokens, such as "
@@ -249,17 +241,34 @@ def indices(count: int, wanted: int | Sequence[int]) -> Sequence[int]:
     return wanted
 
 
+def _ran(model: nn.Module, blocks: Mapping[str, nn.Module], example: Tensor) -> tuple[list[probe.Call], int]:
+    """The calls of blocks on a picture, and its side: of a small one if that takes the network through unrounded."""
+    calls: list[probe.Call] = []
+    size = example.shape[-1]
+    for picture in (_smaller(example), example):
+        try:
+            with probe.recorded(blocks.values()) as found:
+                probe.run(model, (picture,))
+        except (RuntimeError, ValueError, AssertionError):  # of a network that takes some sizes only
+            continue
+        calls, size = found, picture.shape[-1]
+        if not any(size % call.output.shape[-1] for call in calls if _is_map((call.output,))):
+            break  # nothing was rounded on the way, so sizes tell the stages
+    return calls, size
+
+
 def _blocks(model: nn.Module, coarse: bool) -> dict[str, nn.Module]:
-    """What timm calls a network's blocks, by their paths."""
+    """What timm calls a network's blocks, by their paths; those in the network itself, whose order is open, are not."""
     grouping = getattr(model, "group_matcher", None)
-    groups = grouping(coarse=coarse) if grouping is not None else {}
+    groups = grouping(coarse=coarse) if grouping is not None else {"blocks": r"stages\.\d+\.blocks\.\d+"}
     patterns = groups.get("blocks", ()) if isinstance(groups, Mapping) else ()
     pairs = [(patterns, None)] if isinstance(patterns, str) else patterns
     regexes = [pattern for pattern, order in pairs if order is None]  # the others lead stems and heads to a group
     return {
         path: module
         for path, module in model.named_modules()
-        if any(re.fullmatch(pattern, path) for pattern in regexes)
+        if "." in path
+        and any(re.fullmatch(pattern, path) for pattern in regexes)
         and (any(module.children()) or type(module).__module__ == nn.ReLU.__module__)
     }
 
@@ -295,6 +304,7 @@ def statistics(builder: Callable[..., nn.Module], name: str | None = None) -> di
         return {}
     import timm
 
+    name = timm.models.get_deprecated_models().get(name) or name  # which takes them as well
     try:
         config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     except RuntimeError:  # no such tag, as `backbone` will say

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from glore.data import transforms
+from glore.data import pictures, transforms
 from glore.data.broken import BrokenSampleError
 from glore.data.folders import files_in, listed
 from glore.data.images import Cifar, ImageFolder, ImageList, ImageNet, Pictures
-from glore.data.pictures import SUFFIXES
+from glore.data.pictures import SUFFIXES, read_picture
 
 SMALL = transforms.Small(8)
 
@@ -289,10 +289,14 @@ def test_names_may_be_bytes_that_are_no_text(tmp_path):
     assert sizes == [32, 4, 4]
 
 
-def test_only_imagenets_folders_have_its_names(tmp_path, monkeypatch):
-    monkeypatch.setattr(ImageNet, "names", staticmethod(lambda: ["tench", "goldfish"]))
-    assert ImageNet("train", make(tmp_path / "own", "a", "b"), SMALL).classes == ["a", "b"]
-    assert ImageNet("train", make(tmp_path / "net", "n01440764", "n01443537"), SMALL).classes == ["tench", "goldfish"]
+def test_only_imagenets_folders_have_its_names(tmp_path):
+    timm = pytest.importorskip("timm")
+    folders = timm.data.ImageNetInfo().label_names()
+    own = ImageNet("train", make(tmp_path / "net", *(f"train/{name}" for name in folders), "val/n01440764", count=1))
+    assert own.classes[:2] == ["tench", "goldfish"]
+    folders[7] = "n00000007"  # a thousand others
+    root = make(tmp_path / "other", *(f"train/{name}" for name in folders), "val/n01440764", count=1)
+    assert ImageNet("train", root).classes == sorted(folders)
 
 
 def test_a_thin_picture_is_no_picture(tmp_path):
@@ -305,3 +309,42 @@ def test_a_class_that_cannot_be_shown_is_named(tmp_path):
     make(tmp_path, "a", "b\u2028c")
     with pytest.raises(ValueError, match=r"has a class 'b\\u2028c', whose name cannot be shown: rename it"):
         ImageFolder("train", str(tmp_path))
+
+
+@pytest.mark.parametrize(("train", "val"), [("train", "valid"), ("training", "validation")])
+def test_other_names_of_splits(tmp_path, train, val):
+    make(tmp_path / train, "a", "b")
+    make(tmp_path / val, "a", "b", count=3)
+    assert [len(ImageFolder(split, str(tmp_path), SMALL)) for split in ("train", "val", "test")] == [40, 6, 6]
+
+
+def test_a_folder_too_high_is_told(tmp_path):
+    make(tmp_path / "net/train", "a", "b")
+    with pytest.raises(ValueError, match=r"has no folder train, but there is .*net/train: give '.*net'"):
+        ImageFolder("train", str(tmp_path), SMALL)
+
+
+def test_labels_that_are_ids_make_no_classes(tmp_path):
+    make(tmp_path, "a")
+    (tmp_path / "train.txt").write_text("a/a-0.png 1440764\na/a-1.png 1443537\n")
+    with pytest.raises(ValueError, match=r"has a class 1443537, and 2 lines: .* or give classes"):
+        ImageList("train", str(tmp_path), {"train": "train.txt", "val": "train.txt"})
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_metadata_that_nobody_understands_spoil_no_picture(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    Image.new("RGB", (40, 20), "red").save(path, dpi=(72, 72), exif=b"Exif\0\0garbage!")
+    assert read_picture(path).size == (40, 20)
+
+
+def test_a_palette_with_alpha_lies_on_white(tmp_path):
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 255, 255, 0, 0, 0], "RGBA")
+    assert pictures._rgb(image).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_list_is_known_by_its_ending_in_any_case(tmp_path):
+    make(tmp_path, "a", count=1)
+    (tmp_path / "LIST.TXT").write_text("a/a-0.png\n")
+    assert listed([tmp_path / "LIST.TXT"], SUFFIXES, "pictures") == [tmp_path / "a/a-0.png"]

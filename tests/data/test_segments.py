@@ -269,8 +269,8 @@ def test_ignored_values_are_those_that_a_mask_can_have(root, ignored):
 
 
 def test_a_pattern_of_folders_is_taken_as_it_is_written(root):
-    with pytest.raises(FileNotFoundError, match=r"has no folder pics/\{other\} with pictures"):
-        SegmentFolder("train", str(root), images="pics/{other}")
+    with pytest.raises(FileNotFoundError, match=r"has no folder pics/\{other\}/train with pictures"):
+        SegmentFolder("train", str(root), images="pics/{other}/{split}")
     (root / "images").rename(root / "{}")
     assert len(SegmentFolder("train", str(root), images="{}/{split}")) == 5
 
@@ -281,3 +281,29 @@ def test_two_pictures_of_one_mask_are_named(root):
         ValueError, match=r"town/0\.jpg and .*town/0\.png have one mask, .*masks/val/town/0\.png: rename"
     ):
         SegmentFolder("val", str(root))
+
+
+def test_each_split_has_folders_of_its_own(tmp_path):
+    with pytest.raises(ValueError, match=r"images='images' must have \{split\} in it"):
+        SegmentFolder("train", str(tmp_path), images="images")
+
+
+@pytest.mark.parametrize("factor", [0.35, 0.5, 0.7])
+def test_labels_are_scaled_about_the_same_points_as_the_picture(factor):
+    """Of a border, the picture has the middle of the blur where the labels have their step."""
+    labels = np.zeros((60, 60), int)
+    labels[:, 32:] = 1
+    picture = Image.fromarray(np.repeat(255 * labels[..., None], 3, 2).astype(np.uint8))
+    side = round(60 * factor)
+    preset = Scenes((side, side), (factor, factor), jitter=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    for seed in range(4):  # mirrored, or not
+        torch.manual_seed(seed)
+        x, y = preset(True)(picture, labels)
+        assert torch.equal((x[0] > 0).long(), y)
+
+
+def test_a_training_set_has_pictures_without_masks(tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    data = Segments([(tmp_path / "a.png", None)], ["a"], Scenes((8, 8)), training=True)
+    assert data[0][1] is None
+    assert data.blank().shape == (3, 8, 8)

@@ -74,7 +74,7 @@ class Cityscapes(Segments):
 
     def __init__(self, split: str, root: str, preset: Scenes | None = None) -> None:
         pictures, _ = folder_of("val" if split == "test" else split, root, "leftImg8bit/{split}")
-        found = sorted(pictures.glob("*/*_leftImg8bit.png"))
+        found = sorted(pictures.glob("*/[!.]*_leftImg8bit.png"))
         if not found:
             raise FileNotFoundError(f"{pictures} has no pictures <city>/<city>_000000_000000_leftImg8bit.png")
         fine = Path(root, "gtFine", pictures.name)

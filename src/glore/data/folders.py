@@ -7,11 +7,12 @@ import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-FOLDERS = {
-    "train": ("train",),
-    "val": ("val",),
-    "test": ("test", "val"),
-}  # split → where it lies, the first that is there
+VALIDATION = ("val", "valid", "validation")
+FOLDERS = {  # split → where it lies, the first that is there
+    "train": ("train", "training"),
+    "val": VALIDATION,
+    "test": ("test", *VALIDATION),
+}
 
 
 def labelled(
@@ -44,6 +45,9 @@ def labelled(
         raise FileNotFoundError(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
         )
+    inner = [training / name / split for name in classes for split in FOLDERS["train"]]
+    if own["train"] is None and (found := [path for path in inner if path.is_dir()]):
+        raise ValueError(f"root={root!r} has no folder train, but there is {found[0]}: give {str(found[0].parent)!r}")
     source = own[split]
     folder = training if source is None else source
     if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
@@ -116,7 +120,7 @@ def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> list[
             found += files
         elif not path.is_file():
             raise FileNotFoundError(f"{path}: no such file or folder")
-        elif path.suffix == ".txt":
+        elif path.suffix.lower() == ".txt":
             lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
             if not lines:
                 raise FileNotFoundError(f"{path} is empty: a line is the path of one of the {what}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,10 +78,10 @@ class Pictures(Samples):
 class ImageFolder(Pictures):
     """Pictures in a folder for each class: `root/train/<class>/…`, `root/val/<class>/…`, `root/test/<class>/…`.
 
-    Without `test`, `val` is the test split too, as in ImageNet's standard folders. A split that has no folder otherwise
-    is held out from each class of the training pictures, which without `train` are those of `root/<class>/…`; which
-    ones follows from their names and their number. The classes are the folders of the training pictures, in
-    alphabetical order.
+    `training`, `valid` and `validation` are other names that are known. Without `test`, `val` is the test split too, as
+    in ImageNet's standard folders. A split that has no folder otherwise is held out from each class of the training
+    pictures, which without `train` are those of `root/<class>/…`; which ones follows from their names and their number.
+    The classes are the folders of the training pictures, in alphabetical order.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
@@ -90,7 +91,8 @@ class ImageFolder(Pictures):
 
     Raises:
         FileNotFoundError: there is no such folder, or a class has too few pictures to train and to hold out.
-        ValueError: an argument is out of range, or a split has a class that the training pictures have not.
+        ValueError: an argument is out of range, a split has a class that the training pictures have not, or the splits
+            lie in a folder of `root`.
     """
 
     def __init__(self, split: str, root: str, preset: Preset | None = None, held_out: float = 0.1) -> None:
@@ -101,14 +103,16 @@ class ImageFolder(Pictures):
 class ImageNet(ImageFolder):
     """ImageNet-1k in its standard folders, `root/train/n01440764/…` and `root/val/…`, with classes by what they show.
 
-    Arguments: `ImageFolder`. Other folders than a thousand of ImageNet's keep their names for their classes.
+    Arguments: `ImageFolder`. Other folders than ImageNet's thousand keep their names for their classes.
     """
+
+    # SHA-256 of the folders' names, in order
+    WNIDS: ClassVar = "791ce0333040dd249d13133f90d28ef0263ffc01e5de0afd85b3e32048d7d456"
 
     def __init__(self, split: str, root: str, preset: Preset | None = None) -> None:
         super().__init__(split, root, preset)
-        names = self.names()
-        if len(self.classes) == len(names) and all(re.fullmatch(r"n\d{8}", name) for name in self.classes):
-            self.classes = names
+        if hashlib.sha256(os.fsencode(" ".join(self.classes))).hexdigest() == self.WNIDS:
+            self.classes = self.names()
 
     @staticmethod
     def names() -> list[str]:
@@ -148,14 +152,21 @@ class ImageList(Pictures):
         name = next((name for name in FOLDERS[split] if name in lists), None)
         if name is None or "train" not in lists:
             raise ValueError(f"lists={dict(lists)!r} must name a file for train and for {split}")
-        training = [label for _, _, label in _lines(base / lists["train"])]
-        if classes is None:
-            numbers = all(label.isdecimal() for label in training)
-            classes = [str(k) for k in range(1 + max(map(int, training)))] if numbers else sorted(set(training))
+        lines = _lines(base / lists["train"])
+        training = {label for *_, label in lines}
+        if classes is None and all(map(str.isdecimal, training)):
+            count = 1 + max(map(int, training))
+            if count > max(len(lines), 1000):
+                raise ValueError(
+                    f"{base / lists['train']} has a class {count - 1}, and {len(lines)} lines: a network would tell "
+                    "classes from 0 up to it; number them from 0, or give classes, their names"
+                )
+            classes = list(map(str, range(count)))
+        classes = sorted(training) if classes is None else classes
         known = {name: label for label, name in enumerate(classes)}
         numbers = not any(map(str.isdecimal, classes)) or list(classes) == [str(k) for k in range(len(classes))]
         samples: list[tuple[Path, int | None]] = []
-        for number, path, label in _lines(base / lists[name]):
+        for number, path, label in lines if name == "train" else _lines(base / lists[name]):
             k = known.get(label, int(label) if numbers and label.isdecimal() else -1)
             if not 0 <= k < len(classes):
                 raise ValueError(

@@ -54,13 +54,21 @@ def read_upright(path: Path | str, least: int = 0) -> tuple[Image.Image, int]:
             with Image.open(path) as image:
                 if least:
                     image.draft("RGB", (least, least))
-                told = image.getexif().get(ORIENTATION, 1)
+                told = _orientation(image)
                 image.load()  # by which Pillow turns a TIFF, and takes its tag away
-                left = image.getexif().get(ORIENTATION, 1)
-                upright = image.transpose(TURNS[left]) if left in TURNS else image
-                return _rgb(upright), told if told in TURNS else 1
+                left = _orientation(image)
+                return _rgb(image.transpose(TURNS[left]) if left > 1 else image), told
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error … for broken files
         raise BrokenSampleError(f"{path} cannot be read as a picture ({error or type(error).__name__})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """What the EXIF tag says; 1 if it says nothing that can be understood."""
+    try:
+        told = image.getexif().get(ORIENTATION)
+    except Exception:  # Pillow raises many kinds for broken tags, and the picture may be whole
+        return 1
+    return told if told in TURNS else 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -70,7 +78,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         tops = (255.0, 65535.0) if image.mode == "I" else (65535.0,) if image.mode.startswith("I") else ()
         top = next((top for top in tops if highest <= top), highest)
         return Image.fromarray((values.clip(0, top) * (255 / top)).round().astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")

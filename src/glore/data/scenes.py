@@ -68,8 +68,11 @@ class Scenes:
         return self._training if training else self._testing
 
     def _training(self, picture: Image.Image, labels: np.ndarray | None) -> Pair:
-        mask = tv_tensors.Mask(None if labels is None else labels.astype(np.uint8))  # a third of the time of int64
-        image, mask = self.random(tv_tensors.Image(F.pil_to_tensor(picture)), mask)
+        image = tv_tensors.Image(F.pil_to_tensor(picture))
+        if labels is None:
+            return self.normalize(self.random(image)).as_subclass(Tensor), None
+        mask = tv_tensors.Mask(labels.astype(np.uint8))  # a third of the time of int64
+        image, mask = self.random(image, mask)
         return self.normalize(image).as_subclass(Tensor), mask.as_subclass(Tensor).long()
 
     def _testing(self, picture: Image.Image, labels: np.ndarray | None) -> Pair:
@@ -89,4 +92,7 @@ class _RandomScale(v2.Transform):  # type: ignore[misc]  # torchvision is untype
         return {"size": [max(1, round(factor * side)) for side in F.get_size(flat_inputs[0])]}
 
     def transform(self, inpt: Tensor, params: dict[str, list[int]]) -> Tensor:
-        return F.resize(inpt, params["size"], antialias=True)  # labels by the nearest
+        if not isinstance(inpt, tv_tensors.Mask):
+            return F.resize(inpt, params["size"], antialias=True)
+        exact = v2.InterpolationMode.NEAREST_EXACT  # of centres, as the picture's; torchvision takes corners for masks
+        return tv_tensors.wrap(F.resize_image(inpt[None], params["size"], exact)[0], like=inpt)

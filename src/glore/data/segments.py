@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,6 +118,12 @@ class Segments(Samples):
             )
         return labels
 
+    def unlabelled(self) -> Segments:
+        """The same pictures without their masks."""
+        other = copy.copy(self)
+        other.samples = [(path, None) for path, _ in self.samples]
+        return other
+
     def blank(self) -> Tensor:
         """What stands for a picture that cannot be read, where no other one may."""
         return self.transform(Image.new("RGB", (64, 64)), None)[0]
@@ -131,8 +138,8 @@ class SegmentFolder(Segments):
     Args:
         split: `"train"`, `"val"` or `"test"`.
         root: the folder.
-        images: folder of the pictures, from `root`.
-        masks: folder of the masks, from `root`.
+        images: folder of a split's pictures, from `root`; `{split}` stands for its name.
+        masks: folder of its masks; likewise.
         classes: file with the classes, from `root`: a line each, of which the first is value 0 of the masks. A line is
             a name, or for all classes a name and a colour, three numbers of 0 … 255. A name may be in double quotes,
             which one that ends in a number has to be. Empty lines and those that begin with # say nothing.
@@ -154,6 +161,9 @@ class SegmentFolder(Segments):
         ignored: Sequence[int] = (),
         preset: Scenes | None = None,
     ) -> None:
+        for name, pattern in (("images", images), ("masks", masks)):
+            if "{split}" not in pattern:
+                raise ValueError(f"{name}={pattern!r} must have {{split}} in it: each split has a folder of its own")
         folder, taken = folder_of(split, root, images)
         names, palette = read_classes(Path(root) / classes)
         if strange := [value for value in ignored if not 0 <= value < VALUES]:
@@ -285,7 +295,8 @@ def check_masks(samples: Sequence[tuple[Path, Path]]) -> None:
     """Raise a FileNotFoundError if a picture has no mask."""
     missing = [(path, mask) for path, mask in samples if not mask.is_file()]
     if missing:
-        path, mask = missing[0]
+        (path, mask), *others = missing
+        names = ", ".join(other.name for other, _ in others[:20])
         raise FileNotFoundError(
-            f"{path} has no mask {mask}" + (f", nor have {len(missing) - 1} others" if len(missing) > 1 else "")
+            f"{path} has no mask {mask}" + (f", nor have {len(others)} others: {names}" if others else "")
         )

@@ -98,7 +98,7 @@ def test_faults_are_one_line_with_exit_code_2(capsys, tmp_path, monkeypatch, arg
 def test_samples_with_other_channels_are_one_line(capsys, tmp_path, recipe_path):
     code, _, err = glore(capsys, "fit", "--config", recipe_path, "--out", tmp_path / "run", "--model.net.channels", "3")
     assert code == 2
-    assert "glore: the network does not take these samples: " in err
+    assert "glore: the network does not take these samples, " in err
     assert "to have 3 channels, but got 1 channels instead" in err
 
 
@@ -278,3 +278,9 @@ def test_what_networks_cost(capsys, tmp_path, recipe_path, monkeypatch):
 def test_the_command_is_installed():
     (command,) = entry_points(group="console_scripts", name="glore")
     assert command.load() is cli.main
+
+
+def test_a_variant_needs_its_recipe(capsys):
+    code, _, err = glore(capsys, "measure", "resnet18", "--variant", "plain")
+    assert code == 2
+    assert "--variant without --config is no option of glore measure" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 import signal
@@ -59,6 +60,8 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code: 0, 1 if part of the work failed, 2 if it could not be done as asked."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # classes of the user's own, which recipes and `glore measure` name
     debug = "--debug" in arguments

@@ -143,8 +143,7 @@ def _written(path: Path | str, content: bytes, net: nn.Module, run: Run, size: S
             f"{path}: on an input of {(3, *other)} the exported network differs from this {type(net).__name__} by "
             f"{difference:.1e} of the largest output, more than {TOLERANCE:.0e}{_cure(free_size)}"
         )
-    with files.replacing(Path(path)) as draft:
-        draft.write_bytes(content)
+    files.write(Path(path), content)
     return difference
 
 

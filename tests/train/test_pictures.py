@@ -1,7 +1,9 @@
 """From a folder of pictures to predictions: the everyday use, with what goes wrong in it."""
 
 import csv
+import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,7 +60,10 @@ def test_from_a_folder_to_predictions(pictures, tmp_path, capsys):
     assert main(["test", "--out", str(out)]) == 0
     broken = tmp_path / "broken.png"
     broken.write_text("no picture")
-    capsys.readouterr()
+    (tmp_path / "odd").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd/\xe9.jpg")).write_text("no picture")
+    assert main(["predict", str(tmp_path / "odd"), "--out", str(out)]) == 1
+    assert "cannot be read as a picture" in capsys.readouterr().out
     red = pictures / "red/0.jpg"
     assert main(["predict", str(red), "--out", str(out), str(broken), str(pictures / "blue")]) == 1
     said = capsys.readouterr().out
@@ -207,11 +212,10 @@ def test_mixing_smoothing_and_views(pictures, tmp_path):
     )
     this = runs.prepare(made, tmp_path / "run")
     this.fit()
-    assert 0 <= this.evaluate()["top1"] <= 1
     tree = read(flags(pictures))
     put(tree, "data.dataset.preset.views", 10)
     ten = runs.prepare(Recipe(tree), tmp_path / "ten")
-    assert 0 <= ten.evaluate(weights=tmp_path / "run/last.safetensors")["top1"] <= 1
+    ten.evaluate(weights=tmp_path / "run/last.safetensors")
     confusion = ten.task.confusion(torch.stack(list(ten.task.samples.values())), 3)
     assert confusion.sum() == 6
     assert confusion.sum(1).tolist() == [2, 2, 2]

@@ -41,8 +41,8 @@ def measure(options: argparse.Namespace, flags: list[str]) -> int:
         given = ["--config", options.config, *flags]
         for variant in options.variant or recipe.Recipe(tree.read(given)).comparison.variants:
             networks[variant] = recipe.Recipe(tree.read(given, variant)).constructor
-    elif flags:
-        option = flags[0].partition("=")[0]
+    elif flags or options.variant:
+        option = flags[0].partition("=")[0] if flags else "--variant without --config"
         raise ValueError(f"{option} is no option of glore measure; see glore measure --help")
     if not networks:
         raise ValueError("give the names of networks, or --config RECIPE")

@@ -86,9 +86,7 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     replaced = (folder / "predictions.csv").is_file()
     rows = this.predict(folder, options.weights, options.paths, options.top)
     for row in rows if options.paths else [row for row in rows if "error" in row]:
-        # a file's name may be bytes that are no text
-        name = row["name"].encode(errors="backslashreplace").decode()
-        print(name + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
+        print(row["name"] + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
         if "error" in row:
             print(f"  {row['error']}")
         if "mask" in row:

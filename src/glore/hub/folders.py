@@ -197,5 +197,4 @@ def _write(path: Path, text: str) -> None:
     if not text:
         path.unlink(missing_ok=True)
         return
-    with files.replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    files.write(path, text)

@@ -41,16 +41,15 @@ def results(grid: Grid) -> str:
         text = "\n".join([f"difference of {_about(grid, verdicts)}:", *map(str, verdicts)])
         if not verdicts:
             text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
-        with files.replacing(grid.out / "verdict.txt") as draft:
-            draft.write_text(text + "\n")
+        files.write(grid.out / "verdict.txt", text + "\n")
     return f"{tables.aligned(_summary(grid, rows))}\n\n{text}\n\nresults: {grid.out / 'results.csv'}"
 
 
 def page(grid: Grid) -> Path:
     """Write `report.html` into the comparison's folder; return its path."""
     path = grid.out / "report.html"
-    with locked(grid.out, wait=True), files.replacing(path) as draft:
-        draft.write_text(_page(grid, compare.results(grid), compare.verdicts(grid)), encoding="utf-8")
+    with locked(grid.out, wait=True):
+        files.write(path, _page(grid, compare.results(grid), compare.verdicts(grid)))
     return path
 
 
@@ -78,8 +77,7 @@ def classes(this: Run, folder: Path) -> tuple[Path, ...]:
     with files.replacing(confusions) as draft, draft.open("w", newline="", encoding="utf-8") as file:
         lines = zip(names, counts.tolist(), strict=True)
         csv.writer(file).writerows([["true class", *names], *([name, *line] for name, line in lines)])
-    with files.replacing(picture) as draft:
-        draft.write_bytes(figures.confusion(counts, names))
+    files.write(picture, figures.confusion(counts, names))
     return table, confusions, picture
 
 

@@ -96,6 +96,8 @@ def grids(looks: Iterable[Look], folder: Path, nodes: int = 4) -> Iterator[Path]
     taken: set[str] = set()
     for i, look in enumerate(looks):
         stem = f"{look.stem}_{i}" if look.stem in taken else look.stem
+        while stem in taken:  # another sample's own name
+            stem += "_"
         taken.add(stem)
         if Path(look.name).resolve() == (folder / f"{stem}.png").resolve():
             raise ValueError(f"{look.name} would be replaced by its maps: give another folder (--to)")
@@ -111,8 +113,7 @@ def _row(look: Look, unit: UnitMaps, nodes: int) -> list[tuple[np.ndarray, str]]
 def mixing(units: list[UnitMaps], folder: Path) -> Path:
     """Write I − A of each graph layer of each unit as heat maps into one picture, and return its path."""
     path = folder / "mixing.png"
-    with files.replacing(path) as draft:
-        draft.write_bytes(figures.heats({unit.path: unit.mixing for unit in units}))
+    files.write(path, figures.heats({unit.path: unit.mixing for unit in units}))
     return path
 
 
@@ -141,8 +142,7 @@ def page(looks: list[Look], folder: Path, title: str) -> Path:
     text = (importlib.resources.files("glore.show") / "viewer.html").read_text(encoding="utf-8")
     text = text.replace("@title@", html.escape(title)).replace("@data@", json.dumps(data).replace("</", r"<\/"))
     path = folder / PAGE
-    with files.replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    files.write(path, text)
     return path
 
 

@@ -17,7 +17,7 @@ import fcntl
 import re
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,8 +114,7 @@ class Keep(Checkpoint):
             (self.folder / COLOURS).unlink(missing_ok=True)  # of what never came to an epoch
             for name, lines in ((CLASSES, dataset.classes), (COLOURS, colours)):
                 if lines:
-                    with files.replacing(self.folder / name) as draft:
-                        draft.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+                    files.write(self.folder / name, "".join(f"{line}\n" for line in lines))
 
     def on_train_epoch_start(self, trainer: Trainer, task: LightningModule) -> None:
         self.validated, self.trained = False, True
@@ -197,9 +196,15 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
         yield
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write rows as a table, whole or not at all; a key that a row lacks is an empty cell."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
+    """Write rows as a table, whole or not at all; a key that a row lacks is an empty cell.
+
+    Args:
+        path: of the file.
+        rows: one a line.
+        columns: those of the rows by default, in the order in which they occur.
+    """
+    columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     # a file's name may be bytes that are no text
     with (
         files.replacing(path) as draft,

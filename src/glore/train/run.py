@@ -65,8 +65,7 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
 def _same_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
     if not (path.is_file() and (folder / RESUME).is_file()):  # nothing was trained there
-        with files.replacing(path) as draft:
-            draft.write_text(yaml.safe_dump(recipe.resolved, sort_keys=False))
+        files.write(path, yaml.safe_dump(recipe.resolved, sort_keys=False))
         return
     before = Recipe(read(["--config", str(path)])).decisive
     changed = [f"{key} is {now!r}, was {old!r}" for key, now, old in differences(recipe.decisive, before)]
@@ -185,6 +184,8 @@ class Run:
         else:
             self._check_classes("test", weights)
         dataset = self.data.split("test")
+        if hasattr(dataset, "unlabelled"):  # a mask that cannot be read is no fault here
+            dataset = self.data.splits["test"] = dataset.unlabelled()
         writer = Write(folder, dataset, list(dataset.classes), top)
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         with quiet():
@@ -286,8 +287,7 @@ class Run:
             )
             with files.replacing(self.folder / SAMPLES) as draft:
                 save_file({"counts": counts.to(smallest)}, draft)
-            with files.replacing(self.folder / RESULT) as draft:
-                draft.write_text(json.dumps(result, indent=2) + "\n")
+            files.write(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
         return result
 
 

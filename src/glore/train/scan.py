@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from glore.data.broken import BrokenSampleError
 from glore.train.data import Data
+from glore.train.folder import write_csv
 from glore.weights import files
 
 SCAN, GOOD = "scan.csv", "good.txt"
@@ -50,7 +51,7 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     before = {(row["name"], row["files"]): row for row in _read(folder / SCAN)}
-    _write(folder / SCAN, list(before.values()))  # a last row that was cut off is gone
+    write_csv(folder / SCAN, list(before.values()), COLUMNS)  # a last row that was cut off is gone
     rows: dict[str, dict[str, str]] = {}
     for split in ("train", "val", "test"):
         dataset = data.split(split)
@@ -76,10 +77,8 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
                 rows[name] = {"split": split, "name": name, "files": _state(dataset, index), "fault": fault}
                 table.writerow(rows[name])
                 file.flush()
-    _write(folder / SCAN, list(rows.values()))
-    with files.replacing(folder / GOOD) as draft:
-        good = "".join(f"{name}\n" for name, row in rows.items() if not row["fault"])
-        draft.write_text(good, encoding="utf-8", errors="backslashreplace")
+    write_csv(folder / SCAN, list(rows.values()), COLUMNS)
+    files.write(folder / GOOD, "".join(f"{name}\n" for name, row in rows.items() if not row["fault"]))
     return list(rows.values())
 
 
@@ -100,14 +99,3 @@ def _read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if set(row) == set(COLUMNS) and None not in row.values()]
-
-
-def _write(path: Path, rows: list[dict[str, str]]) -> None:
-    """Write the rows, whole or not at all, below a header even if there are none."""
-    with (
-        files.replacing(path) as draft,
-        draft.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)

@@ -76,8 +76,7 @@ def save(path: Path | str, weights: dict[str, Tensor], constructor: Constructor)
             {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()},
             draft,
         )
-    with replacing(json_path) as draft:
-        draft.write_text(json.dumps(constructor, indent=2) + "\n")
+    write(json_path, json.dumps(constructor, indent=2) + "\n")
 
 
 def load(path: Path | str, *, trust: bool = False) -> nn.Module:
@@ -243,6 +242,12 @@ def sweep(folder: Path) -> None:
     """Remove drafts that killed processes left in a folder; nobody else may be writing there."""
     for draft in folder.glob(f".*{DRAFT}"):
         draft.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all: bytes, or a text as UTF-8; errors as of `replacing`."""
+    with replacing(path) as draft:  # the name of a file in a text may be bytes that are none
+        draft.write_bytes(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
 
 
 @contextmanager

@@ -276,4 +276,4 @@ def test_blocks_in_the_network_itself_make_no_stages(name):
 
 
 def test_old_names_of_timms_have_the_statistics_of_their_weights():
-    assert images.statistics(images.backbone, "tf_efficientnetv2_s_in21ft1k")["mean"] == [0.5, 0.5, 0.5]
+    assert images.pretrained_statistics(images.backbone, "tf_efficientnetv2_s_in21ft1k")["mean"] == [0.5, 0.5, 0.5]

@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 import browser
 from glore.show import report, tables
 from glore.train import compare
+from glore.train.grid import Grid
 from glore.train.recipe import Comparison
 from glore.train.tree import put
 
@@ -64,9 +65,9 @@ def page(tmp_path_factory):
         },
     }
     out = tmp_path_factory.mktemp("page")
-    grid = compare.grid(tree, out)
+    grid = Grid.of(tree, out)
     list(compare.run(grid))
-    report.results(grid)
+    report.summary(grid)
     return report.page(grid)
 
 
@@ -106,7 +107,7 @@ def test_the_page_opens_in_a_browser(page):
 
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
     rows = [{"variant": "a", "seed": 0, "miou": float("nan"), "parameters": 1, "multiply_adds": 1, "step_ms": 1.0}]
-    grid = compare.Grid(Comparison(metric="miou"), [], tmp_path)
+    grid = Grid(Comparison(metric="miou"), [], tmp_path)
     assert "nan" in tables.aligned(report._summary(grid, rows))
 
 
@@ -123,7 +124,7 @@ def classification(tree):
 
 
 def test_pictures_with_a_class_have_what_each_variant_says_below(tmp_path, classification):
-    grid = compare.grid(classification, tmp_path)
+    grid = Grid.of(classification, tmp_path)
     assert not list(compare.run(grid))
     page = Page(report.page(grid).read_text())
     said = [text for text in page.text if text.startswith("truth: ")]
@@ -141,7 +142,7 @@ def test_sequences_have_a_page_without_pictures(tmp_path, tree):
     }
     tree["data"]["dataset"] = "made.Waves"
     tree["compare"] |= {"metric": "top1", "variants": {"plain": {}, r"lr $\lr$": {"model.net.width": 16}}, "seeds": [0]}
-    grid = compare.grid(tree, tmp_path)
+    grid = Grid.of(tree, tmp_path)
     assert not list(compare.run(grid))
-    assert "lr − plain" not in report.results(grid)
+    assert "lr − plain" not in report.summary(grid)
     assert "<img" not in report.page(grid).read_text()

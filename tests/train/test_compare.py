@@ -7,20 +7,21 @@ import pytest
 import torch
 
 from glore.show import report
-from glore.train import compare
+from glore.train import compare, results
 from glore.train import run as runs
 from glore.train.blame import RecipeError
+from glore.train.grid import Grid
 from glore.train.tree import put
 
 
 def ran(tree, out, *variants):
-    grid = compare.grid(tree, out)
+    grid = Grid.of(tree, out)
     return grid, list(compare.run(grid, grid.pick(variants)))
 
 
 def test_the_grid_is_seed_by_seed_and_the_baseline_first(tree, tmp_path):
     put(tree, "compare.baseline", "glore")
-    grid = compare.grid(tree, tmp_path)
+    grid = Grid.of(tree, tmp_path)
     assert [(cell.seed, cell.variant) for cell in grid.cells] == [
         (seed, variant) for seed in (0, 1) for variant in ("glore", "plain", "plain+conv", "glore 2 layers")
     ]
@@ -29,9 +30,9 @@ def test_the_grid_is_seed_by_seed_and_the_baseline_first(tree, tmp_path):
 
 
 def test_a_cell_takes_one_device_unless_told(tree, tmp_path):
-    assert compare.grid(tree, tmp_path).cells[0].recipe.config.trainer.devices == 1
+    assert Grid.of(tree, tmp_path).cells[0].recipe.config.trainer.devices == 1
     put(tree, "trainer.devices", 2)
-    assert compare.grid(tree, tmp_path).cells[0].recipe.config.trainer.devices == 2
+    assert Grid.of(tree, tmp_path).cells[0].recipe.config.trainer.devices == 2
 
 
 def test_variants_of_a_seed_share_first_weights_and_the_order_of_the_data(tree, tmp_path, monkeypatch):
@@ -63,7 +64,7 @@ def test_what_comes_out(tree, tmp_path):
     put(tree, "epochs", 1)
     grid, messages = ran(tree, tmp_path)
     assert not messages
-    said = report.results(grid)
+    said = report.summary(grid)
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     metrics = ("iou_background", "iou_common", "iou_odd", "miou")
@@ -84,21 +85,23 @@ def test_what_comes_out(tree, tmp_path):
 def test_finished_cells_are_not_run_again(tree, tmp_path, monkeypatch):
     tree["compare"]["seeds"] = [0]
     put(tree, "epochs", 1)
-    grid, told = compare.grid(tree, tmp_path), []
-    assert not list(
-        compare.run(grid, grid.pick(["plain", "glore"]), after=lambda grid: told.append(len(grid.finished())))
-    )
+    grid, told = Grid.of(tree, tmp_path), []
+    write = results.write
+    monkeypatch.setattr(results, "write", lambda grid: (told.append(len(grid.finished())), write(grid)))
+    assert not list(compare.run(grid, grid.pick(["plain", "glore"])))
     assert told == [1, 2]
+    assert "glore − plain = " in (tmp_path / "verdict.txt").read_text()
 
     def fail(*arguments):
         raise AssertionError("a finished cell was run")
 
     monkeypatch.setattr(runs.Run, "fit", fail)
-    grid = compare.grid(tree, tmp_path)
-    assert not list(compare.run(grid, grid.pick(["plain", "glore"]), after=pytest.fail))
+    grid = Grid.of(tree, tmp_path)
+    assert not list(compare.run(grid, grid.pick(["plain", "glore"])))
+    assert told == [1, 2]
     put(tree, "compare.metric", "miuo")
     with pytest.raises(RecipeError, match=r"compare\.metric='miuo' must be one of iou_background, "):
-        list(compare.run(compare.grid(tree, tmp_path), grid.pick(["plain"])))
+        list(compare.run(Grid.of(tree, tmp_path), grid.pick(["plain"])))
 
 
 def test_a_network_in_half_precision_is_timed_and_counted(tree, tmp_path):
@@ -112,8 +115,8 @@ def test_a_network_in_half_precision_is_timed_and_counted(tree, tmp_path):
 
 def test_a_variants_control_stands_at_its_places(tree, tmp_path):
     tree["compare"]["variants"] |= {"plain+conv in res2": {}, "glore in res2": {}}
-    grid = compare.grid(tree, tmp_path)
-    controls = {name: compare._control(grid, name) for name in tree["compare"]["variants"]}
+    grid = Grid.of(tree, tmp_path)
+    controls = {name: results.control_of(grid, name) for name in tree["compare"]["variants"]}
     assert controls == {
         "plain": "plain+conv",
         "plain+conv": None,
@@ -143,13 +146,13 @@ def test_a_cell_whose_loss_is_not_finite_is_told_and_left(tree, tmp_path):
     assert message.startswith("stopped wild, seed 0: the loss is ")
     assert "learning rate 7.5e+29" in message
     assert [result["variant"] for _, result in grid.finished()] == ["plain", "glore"]
-    assert "wild" not in report.results(grid)
+    assert "wild" not in report.summary(grid)
 
 
 def test_a_busy_cell_is_left_to_its_process(tree, tmp_path):
     tree["compare"]["seeds"] = [0]
     put(tree, "epochs", 1)
-    grid = compare.grid(tree, tmp_path)
+    grid = Grid.of(tree, tmp_path)
     plain, glore = grid.pick(["plain", "glore"])
     with runs.claimed(glore.folder, glore.recipe):
         (message,) = compare.run(grid, [plain, glore])
@@ -179,15 +182,15 @@ def test_a_variant_that_cannot_be_made_is_told_before_any_training(tree, tmp_pat
 
 def test_other_folders_are_let_be(tree, tmp_path):
     (tmp_path / "notes/seed_backup").mkdir(parents=True)
-    assert {cell.seed for cell in compare.grid(tree, tmp_path).cells} == {0, 1}
+    assert {cell.seed for cell in Grid.of(tree, tmp_path).cells} == {0, 1}
 
 
 def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
-    grid = compare.grid(tree, tmp_path, seeds=[7])
+    grid = Grid.of(tree, tmp_path, seeds=[7])
     for cell in grid.pick(["plain", "glore"], [7]):
         cell.folder.mkdir(parents=True)
         (cell.folder / "result.json").write_text(json.dumps({"hash": cell.recipe.hash}))
-    later = compare.grid(tree, tmp_path)
+    later = Grid.of(tree, tmp_path)
     assert {(cell.variant, cell.seed) for cell, _ in later.finished()} == {("plain", 7), ("glore", 7)}
 
 
@@ -196,6 +199,7 @@ def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
     [
         ({"compare.variants": {}}, [], "no variant 'plain' to compare with"),
         ({"compare.baseline": "bare"}, [], "no variant 'bare' to compare with"),
+        ({"compare.control": "conv"}, [], "no variant 'conv', which compare.control names"),
         ({}, ["glroe"], "--variant glroe: the recipe has no such variant; did you mean 'glore'?"),
         ({"compare.variants": {"plain": {"model.net.unt": 1}}}, [], "unknown key model.net.unt"),
         ({"compare.variants": {"plain": {}, "lr 1": {}, "lr-1": {}}}, [], "two variants would share the folder lr-1"),

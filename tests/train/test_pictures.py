@@ -20,6 +20,7 @@ from glore.cli import main
 from glore.train import compare
 from glore.train import run as runs
 from glore.train.blame import RecipeError
+from glore.train.grid import Grid
 from glore.train.recipe import Recipe
 from glore.train.task import new_parts
 from glore.train.tree import put, read
@@ -247,7 +248,7 @@ def test_a_comparison_with_views_and_a_broken_picture(pictures, tmp_path):
         Image.new("RGB", (4, 4), COLOURS["red"]).save(pictures / f"red/more{i}.png")
     tree = read(flags(pictures, "--epochs", "1", "--data.dataset.preset.views", "2"))
     tree["compare"] = {"seeds": [0], "variants": {"plain": {"model.net.unit": None}, "glore": {}}}
-    grid = compare.grid(tree, tmp_path / "out")
+    grid = Grid.of(tree, tmp_path / "out")
     train = grid.cells[0].recipe.make()[1].split("train")
     train.samples[0][0].write_text("no picture")
     assert not list(compare.run(grid))
@@ -332,7 +333,7 @@ def test_a_variant_may_be_about_first_weights(pictures, tmp_path):
     tree = read(flags(pictures, "--epochs", "1", "--model.optimizer.lr", "0"))
     sources = {"plain": f"{tmp_path}/0.pth", "other": f"{tmp_path}/1.pth"}
     tree["compare"] = {"seeds": [0], "variants": {n: {"model.net.pretrained": path} for n, path in sources.items()}}
-    assert not list(compare.run(compare.grid(tree, tmp_path / "all")))
+    assert not list(compare.run(Grid.of(tree, tmp_path / "all")))
     for name, source in sources.items():
         trained = load_file(tmp_path / f"all/{name}/seed0/last.safetensors")
         given = torch.load(source)

@@ -19,6 +19,7 @@ from glore.data.labels import IGNORED
 from glore.show import report
 from glore.train import compare
 from glore.train import run as runs
+from glore.train.grid import Grid
 from glore.train.predict import palette
 from glore.train.recipe import Recipe
 from glore.train.segment import Segment
@@ -143,7 +144,7 @@ def test_predictions_do_not_replace_masks_nor_need_them(root, tmp_path, capsys):
 
 def test_a_test_split_that_cannot_be_read_is_told_before_a_training(root, tmp_path):
     write(root / "images/test/0.png", scene(np.random.default_rng(0))[0])
-    grid = compare.grid(read(flags(root)), tmp_path / "grid")
+    grid = Grid.of(read(flags(root)), tmp_path / "grid")
     with pytest.raises(FileNotFoundError, match=r"images/test/0\.png has no mask"):
         list(compare.run(grid))
     assert not list(tmp_path.glob("grid/*/*/curves.csv"))
@@ -268,7 +269,7 @@ def test_a_comparison_ends_in_a_page(root, tmp_path):
     )
     put(tree, "compare.seeds", [0])
     put(tree, "model.scales", [0.5])
-    grid = compare.grid(tree, tmp_path / "grid")
+    grid = Grid.of(tree, tmp_path / "grid")
     assert list(compare.run(grid, grid.cells)) == []
     heads = {cell.variant: cell.recipe.make(empty=True)[0].net.head for cell, _ in grid.finished()}
     assert sum(isinstance(module, GloRe) for module in heads["glore"].modules()) == 1
@@ -302,7 +303,7 @@ def test_only_hard_positions_enter_the_loss():
     sure = LOGITS.softmax(1)[0, 0].flatten()  # 0.98, 0.73, 0.52, 0.12
     losses = -sure.log()
     for hardest, least, count in ((0.6, 0.25, 2), (0.05, 0.25, 1), (0.05, 0.75, 3), (0.99, 0.25, 4)):
-        task = Segment(torch.nn.Identity(), hardest=hardest, least=least)
+        task = Segment(torch.nn.Identity(), ohem_threshold=hardest, ohem_min_kept=least)
         expected = losses.sort(descending=True).values[:count].mean()
         torch.testing.assert_close(task.loss(LOGITS, ALL), expected)
 
@@ -313,7 +314,7 @@ def test_classes_may_weigh_differently_and_ignored_positions_nothing():
     expected = torch.nn.functional.cross_entropy(LOGITS, target, torch.tensor([0.2, 3.0]), ignore_index=IGNORED)
     torch.testing.assert_close(task.loss(LOGITS, target), expected)
     assert task.loss(LOGITS, torch.full_like(target, IGNORED)) == 0
-    both = Segment(torch.nn.Identity(), auxiliary=0.4)
+    both = Segment(torch.nn.Identity(), auxiliary_weight=0.4)
     torch.testing.assert_close(
         both.loss((LOGITS, 2 * LOGITS), ALL), both.loss(LOGITS, ALL) + 0.4 * both.loss(2 * LOGITS, ALL)
     )
@@ -324,9 +325,9 @@ def test_classes_may_weigh_differently_and_ignored_positions_nothing():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"hardest": 1.0},
-        {"least": 0.0},
-        {"auxiliary": -1.0},
+        {"ohem_threshold": 1.0},
+        {"ohem_min_kept": 0.0},
+        {"auxiliary_weight": -1.0},
         {"class_weights": (-1.0,)},
         {"class_weights": (0.0, 0.0)},
         {"window": (0, 1)},

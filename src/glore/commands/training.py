@@ -43,17 +43,18 @@ def _compared(config: str, flags: list[str]) -> dict[str, object]:
 def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:
     from glore.show import report
     from glore.train import compare, run
+    from glore.train.grid import Grid
 
-    grid = compare.grid(tree, out, seeds=seeds)
+    grid = Grid.of(tree, out, seeds=seeds)
     chosen = grid.pick(variants, seeds)
     if not all(cell.result() for cell in chosen):
         print(f"trainings: {len(chosen)}, each at most once; stop and go on at any time with the same command")
     failures = 0
-    for message in compare.run(grid, chosen, after=report.results):
+    for message in compare.run(grid, chosen):
         failures += 1
         print(f"glore: {message}", file=sys.stderr)
     if grid.finished() and run.first_process():
-        print(report.results(grid))
+        print(report.summary(grid))
         print(f"page: {report.page(grid)}")
     return 1 if failures else 0
 

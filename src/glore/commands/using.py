@@ -95,7 +95,8 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
             if f"class_{place}" in row:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
         print()
-    print(f"{len(rows)} predictions in {folder}" + ", in place of earlier ones: another --to DIR keeps both" * replaced)
+    earlier = ", in place of earlier ones: another --to DIR keeps both" if replaced else ""
+    print(f"{len(rows)} predictions in {folder}{earlier}")
     return 1 if any("error" in row for row in rows) else 0
 
 
@@ -121,11 +122,10 @@ def maps(options: argparse.Namespace, flags: list[str]) -> int:
     this = _of_folder(options, flags)
     this.load(options.weights)
     if options.paths:
-        this.open(options.paths, options.weights)
+        this.take_files(options.paths, options.weights)
     folder = options.to or options.out / "maps"
     folder.mkdir(parents=True, exist_ok=True)
-    faults: list[str] = []
-    looks = list(viewer.looks(this, options.samples, options.unit, faults))
+    looks, faults = viewer.looks(this, options.samples, options.unit)
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
     if not looks:
         raise ValueError("there is no sample to look at")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from glore.data.transforms import statistics
+from glore.data.transforms import check_statistics
 
 
 class Frames:
@@ -45,7 +45,7 @@ class Frames:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        mean, std = statistics(mean or self.MEAN, std or self.STD)
+        mean, std = check_statistics(mean or self.MEAN, std or self.STD)
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size={size} must be a number of pixels, or a height and a width")

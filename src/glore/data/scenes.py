@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from glore.data.labels import IGNORED
-from glore.data.transforms import statistics
+from glore.data.transforms import check_statistics
 
 Pair = tuple[Tensor, Tensor | None]
 
@@ -44,7 +44,7 @@ class Scenes:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
     ) -> None:
-        mean, std = statistics(mean or self.MEAN, std or self.STD)
+        mean, std = check_statistics(mean or self.MEAN, std or self.STD)
         if len(crop) != 2 or min(crop) < 1:
             raise ValueError(f"crop={list(crop)} must be a height and a width of at least 1 pixel")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 Transform = Callable[[Any], Any]
 
 
-def statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
+def check_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
     """Mean and standard deviation of red, green and blue, as they are; ValueError if they cannot be that."""
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ValueError(f"mean={mean!r} and std={std!r} must have three values each, those of std above 0")
@@ -45,7 +45,7 @@ class Preset:
         std: Sequence[float] | None = None,
         views: Literal[1, 2, 10] = 1,
     ) -> None:
-        mean, std = statistics(mean or self.MEAN, std or self.STD)
+        mean, std = check_statistics(mean or self.MEAN, std or self.STD)
         if size < 1:
             raise ValueError(f"size={size} must be at least 1 pixel")
         if views not in (1, 2, 10):

@@ -288,7 +288,7 @@ def _is_map(value: tuple[Any, ...]) -> bool:
     )
 
 
-def statistics(builder: Callable[..., nn.Module], name: str | None = None) -> dict[str, list[float]]:
+def pretrained_statistics(builder: Callable[..., nn.Module], name: str | None = None) -> dict[str, list[float]]:
     """Mean and standard deviation of the channels that the weights which timm has for a network were made with.
 
     Args:
@@ -296,7 +296,7 @@ def statistics(builder: Callable[..., nn.Module], name: str | None = None) -> di
         name: of the network in timm, for the first two.
 
     Example:
-        >>> statistics(resnet50)
+        >>> pretrained_statistics(resnet50)
         {'mean': [0.5, 0.5, 0.5], 'std': [0.5, 0.5, 0.5]}
     """
     name = name if getattr(builder, "takes_timm_name", False) else getattr(builder, "timm_name", None)

@@ -17,10 +17,11 @@ from torch import Tensor
 
 import glore
 from glore.show import figures, maps, pictures, tables
-from glore.train import compare
-from glore.train.compare import Cell, Grid, Verdict
+from glore.train import results
 from glore.train.folder import locked, write_csv
+from glore.train.grid import Cell, Grid
 from glore.train.predict import palette
+from glore.train.results import Verdict
 from glore.train.run import Run
 from glore.train.task import Task, taught
 from glore.units import GloRe
@@ -32,24 +33,18 @@ SMALL = 100  # pixels of width up to which many pictures stand in a row
 COUNTS = ("parameters", "multiply_adds", "step_ms")
 
 
-def results(grid: Grid) -> str:
-    """Write `results.csv` and `verdict.txt` into the comparison's folder; return what to print of them."""
-    with locked(grid.out, wait=True):  # other processes of a job array do the same
-        rows = compare.results(grid)
-        write_csv(grid.out / "results.csv", rows)
-        verdicts = compare.verdicts(grid)
-        text = "\n".join([f"difference of {_about(grid, verdicts)}:", *map(str, verdicts)])
-        if not verdicts:
-            text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
-        files.write(grid.out / "verdict.txt", text + "\n")
-    return f"{tables.aligned(_summary(grid, rows))}\n\n{text}\n\nresults: {grid.out / 'results.csv'}"
+def summary(grid: Grid) -> str:
+    """What to print of a comparison, whose files are written anew: a table with a row a variant, and the verdict."""
+    verdict = results.write(grid)
+    table = tables.aligned(_summary(grid, results.rows(grid)))
+    return f"{table}\n\n{verdict}\n\nresults: {grid.out / results.TABLE}"
 
 
 def page(grid: Grid) -> Path:
     """Write `report.html` into the comparison's folder; return its path."""
     path = grid.out / "report.html"
     with locked(grid.out, wait=True):
-        files.write(path, _page(grid, compare.results(grid), compare.verdicts(grid)))
+        files.write(path, _page(grid, results.rows(grid), results.verdicts(grid)))
     return path
 
 
@@ -79,12 +74,6 @@ def classes(this: Run, folder: Path) -> tuple[Path, ...]:
         csv.writer(file).writerows([["true class", *names], *([name, *line] for name, line in lines)])
     files.write(picture, figures.confusion(counts, names))
     return table, confusions, picture
-
-
-def _about(grid: Grid, verdicts: list[Verdict]) -> str:
-    one_seed = any(d.seeds == 1 for verdict in verdicts for d in verdict.differences.values())
-    caveat = " (one seed: the interval covers the test samples only)" if one_seed else ""
-    return f"{grid.metric} on the test split, in points, with its 95 % interval{caveat}"
 
 
 def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -131,27 +120,28 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     seeds = sorted({cell.seed for cell, _ in finished})
     weights = "last.safetensors"  # which may have been deleted
     shown = [cell for cell, _ in finished if cell.seed == seeds[0] and (cell.folder / weights).is_file()]
-    data = shown[0].recipe.make(empty=True)[1] if shown else None
+    data = shown[0].recipe.make_data() if shown else None
+    tasks = {cell.variant: _task(cell) for cell in shown}
     scenes = data.spread("test", SCENES) if data else []
     visible = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = visible and scenes[0][1].dim() > 0  # a class for each position
     names = finished[0][1]["classes"]
     dataset = data.split("test") if data and visible else None
     tell = _masks if labels else _answers
-    samples = tell(shown, scenes, dataset) if visible else ()
+    samples = tell(tasks, scenes, dataset) if visible else ()
     waiting = statistics.mean(result["waiting"] for _, result in finished)
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
         verdicts="".join(f"<li>{html.escape(v.figures)}: <strong>{html.escape(v.word)}</strong></li>" for v in verdicts)
         or "<li>The baseline and another variant have not both run yet.</li>",
         note=html.escape(grid.comparison.note),
-        about=html.escape(_about(grid, verdicts)),
+        about=html.escape(results.about(grid, verdicts)),
         table=_table(_summary(grid, rows), colour, metric),
         curves=figures.curves(series, f"{metric}, validation", colour),
         cost=figures.cost(points, f"{metric}, test", colour),
         legend=_legend(names, palette(dataset)) if labels else "",
         samples="".join(samples),
-        maps="".join(_maps(shown, scenes[0][0])) if visible else "",
+        maps="".join(_maps(tasks, scenes[0][0])) if visible else "",
         seeds=", ".join(map(str, seeds)),
         samples_tested=len(finished[0][0].counts()),
         waiting=f"{100 * waiting:.0f} %",
@@ -197,18 +187,18 @@ def _legend(classes: list[str], palette: bytes) -> str:
     return f'<p class="soft legend">{" ".join(marks)}</p>'
 
 
-def _masks(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> Iterator[str]:
+def _masks(tasks: dict[str, Task], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> Iterator[str]:
     """Some test samples, with the truth and what each variant says, as masks."""
-    told = _told(cells, scenes, dataset)
+    told = _told(tasks, scenes, dataset)
     for i, (sample, target) in enumerate(scenes):
         masks = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
         tiles = [_tile(pictures.mask(labels, palette(dataset)), name) for name, labels in masks.items()]
         yield f'<div class="{_tiles(sample)}">{_tile(pictures.picture(sample), "input")}{"".join(tiles)}</div>'
 
 
-def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> Iterator[str]:
+def _answers(tasks: dict[str, Task], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> Iterator[str]:
     """Some test samples, with their class and the one that each variant says."""
-    told = _told(cells, scenes, dataset)
+    told = _told(tasks, scenes, dataset)
     tiles = []
     for i, (sample, target) in enumerate(scenes):
         names = {"truth": target, **{variant: labels[i] for variant, labels in told.items()}}
@@ -218,13 +208,12 @@ def _answers(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], dataset: An
     yield f'<div class="{_tiles(scenes[0][0], large=True)}">{"".join(tiles)}</div>'
 
 
-def _told(cells: list[Cell], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> dict[str, list[Tensor]]:
+def _told(tasks: dict[str, Task], scenes: list[tuple[Tensor, Tensor]], dataset: Any) -> dict[str, list[Tensor]]:
     """The classes that each variant's network says of each sample."""
     with torch.no_grad():
         return {
-            cell.variant: [taught(task.infer(sample[None]), dataset)[0].argmax(0) for sample, _ in scenes]
-            for cell in cells
-            for task in [_task(cell)]
+            variant: [taught(task.infer(sample[None]), dataset)[0].argmax(0) for sample, _ in scenes]
+            for variant, task in tasks.items()
         }
 
 
@@ -234,10 +223,9 @@ def _task(cell: Cell) -> Task:
     return task.eval()
 
 
-def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
+def _maps(tasks: dict[str, Task], sample: Tensor) -> Iterator[str]:
     """For each variant with GloRe units: the nodes that matter most on a sample, and I − A."""
-    for cell in cells:
-        task = _task(cell)
+    for variant, task in tasks.items():
         if not any(isinstance(module, GloRe) for module in task.modules()):
             continue
         for unit in maps.unit_maps(task.net, task.seen(sample[None])):
@@ -246,7 +234,7 @@ def _maps(cells: list[Cell], sample: Tensor) -> Iterator[str]:
                 tiles.append(_tile(pictures.overlay(sample, unit.projection[node]), unit.label(node)))
             heats = "".join(figures.heat(mixing, f"I − A, layer {i}") for i, mixing in enumerate(unit.mixing, start=1))
             yield (
-                f"<h3>{html.escape(cell.variant)}, unit {html.escape(unit.path)}</h3>"
+                f"<h3>{html.escape(variant)}, unit {html.escape(unit.path)}</h3>"
                 f'<div class="{_tiles(sample)}">{"".join(tiles)}</div><div class="heats">{heats}</div>'
             )
 

@@ -44,19 +44,23 @@ class Look:
     units: list[UnitMaps]
 
 
-def looks(this: Run, count: int, units: Sequence[str], faults: list[str]) -> Iterator[Look]:
+def looks(this: Run, count: int, units: Sequence[str]) -> tuple[list[Look], list[str]]:
     """Look at samples from all over the test split of a run, whose weights are loaded.
 
     Args:
         this: the run.
         count: how many samples, at most.
         units: paths of the units to look at; all if there are none.
-        faults: takes what is wrong with samples that cannot be read.
+
+    Returns:
+        The samples, and what is wrong with those that cannot be read.
 
     Raises:
         ValueError: the network has no GloRe unit, or none of such a path, or takes neither pictures nor clips.
     """
     dataset = this.data.split("test")
+    found: list[Look] = []
+    faults: list[str] = []
     for index in this.data.chosen("test", count):
         try:
             sample, _ = this.data.item("test", index)
@@ -76,7 +80,8 @@ def looks(this: Run, count: int, units: Sequence[str], faults: list[str]) -> Ite
         if hasattr(dataset, "seconds"):
             begin, end = dataset.seconds(index)
             name, stem = f"{name}, {begin:.1f} to {end:.1f} s", f"{stem}_{begin:.1f}s"
-        yield Look(name, stem, sample, [unit for unit in seen if unit.path in (units or known)])
+        found.append(Look(name, stem, sample, [unit for unit in seen if unit.path in (units or known)]))
+    return found, faults
 
 
 def grids(looks: Iterable[Look], folder: Path, nodes: int = 4) -> Iterator[Path]:

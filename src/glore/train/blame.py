@@ -8,6 +8,8 @@ import re
 from difflib import get_close_matches
 from typing import Any
 
+from glore.weights import files
+
 SHORT = {  # everyday flags, and where they lead
     "seed": "seed_everything",
     "epochs": "trainer.max_epochs",
@@ -98,9 +100,8 @@ def _accepted(tree: dict[str, Any], path: str) -> list[str]:
 
 def arguments(class_path: str) -> list[str]:
     """The names of the arguments that what a class path names takes; none of what cannot be imported."""
-    module, _, name = class_path.rpartition(".")
     try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+        parameters = inspect.signature(files.imported(class_path)).parameters.values()
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
     return [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]

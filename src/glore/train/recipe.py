@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib
-import importlib.resources
 import json
 import traceback
 from argparse import ArgumentError
@@ -20,7 +18,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from glore.nets.images import statistics
+from glore.nets.images import pretrained_statistics
 from glore.train.agree import Agree
 from glore.train.blame import RecipeError, arguments, blame
 from glore.train.data import Data
@@ -65,6 +63,8 @@ class Comparison:
 
     Args:
         baseline: the variant that the others are compared with.
+        control: the variant with as many weights as a unit and no global reasoning, with which the others are compared
+            as well once it ran; of the variant `glore in res4`, the control is `plain+conv in res4` if there is one.
         metric: the test score that the verdict is about; the task's own by default.
         margin: a difference of the score smaller than this makes no difference.
         seeds: of the cells: initial weights, order and augmentation of the data.
@@ -75,6 +75,7 @@ class Comparison:
     """
 
     baseline: str = "plain"
+    control: str = "plain+conv"
     metric: str | None = None
     margin: float = 0.005
     seeds: list[int] = field(default_factory=lambda: [0, 1])
@@ -140,7 +141,7 @@ class Recipe(LightningCLI):
         if isinstance(variants, dict):  # as they stand: class paths in them would be filled with defaults of any class
             self.config.compare.variants = copy.deepcopy(variants)
         self._take_statistics()
-        self._check_old_rate()
+        self._check_pretrained()
         self._check_places()
         with suppress(FileNotFoundError):  # a recipe may be looked at without its data
             self._count_classes()
@@ -153,7 +154,7 @@ class Recipe(LightningCLI):
         with suppress(ImportError, AttributeError, ValueError):  # which the parser tells
             takes = "preset" in arguments(str(given.get("class_path")))
             if takes and not (given.get("init_args") or {}).get("preset"):
-                put(args, "data.dataset.preset", _named(_imported(str(given.get("class_path"))).default_preset))
+                put(args, "data.dataset.preset", _named(files.imported(str(given.get("class_path"))).default_preset))
 
     def _take_statistics(self) -> None:
         """Give a preset that leaves its mean and std open those of the network's pretrained weights."""
@@ -163,11 +164,11 @@ class Recipe(LightningCLI):
         if not values or net is None:
             return
         name = (net.get("init_args") or {}).get("name")
-        for key, value in statistics(_imported(net.class_path), name).items():
+        for key, value in pretrained_statistics(files.imported(net.class_path), name).items():
             if key in values and values[key] is None:
                 values[key] = value
 
-    def _check_old_rate(self) -> None:
+    def _check_pretrained(self) -> None:
         rate, net = self.config.model.get("init_args.old_rate"), self.config.model.get("init_args.net")
         pretrained = (net.get("init_args") or {}).get("pretrained") if net is not None else None
         if pretrained is False and self.config.model.get("init_args.train") == "units":
@@ -188,7 +189,7 @@ class Recipe(LightningCLI):
         unit = arguments.get("unit")
         if unit is None or "units" not in arguments or arguments["units"]:
             return
-        if _imported(unit.class_path) is not signature(_imported(net.class_path)).parameters["unit"].default:
+        if files.imported(unit.class_path) is not signature(files.imported(net.class_path)).parameters["unit"].default:
             raise RecipeError(
                 f"model.net.unit={unit.class_path!r} is given, but no place for it: give --model.net.units, such as "
                 "'{res4: 1}'"
@@ -199,8 +200,7 @@ class Recipe(LightningCLI):
         net = self.config.model.get("init_args.net")
         if net is None or "classes" not in (net.get("init_args") or {}) or net.init_args.classes is not None:
             return
-        dataset = json.loads(json.dumps(self.config.as_dict()["data"]["dataset"], default=_named))
-        net.init_args.classes = _count(json.dumps(dataset))
+        net.init_args.classes = _count(json.dumps(self.resolved["data"]["dataset"]))
 
     def _set_seed(self) -> None:
         pass  # by `build`
@@ -226,12 +226,12 @@ class Recipe(LightningCLI):
     @property
     def task_class(self) -> type[Task]:
         """The task's class."""
-        return _imported(self.config.model.class_path)
+        return files.imported(self.config.model.class_path)
 
     @property
     def dataset_class(self) -> Any:
         """What makes the datasets."""
-        return _imported(self.config.data.dataset.class_path)
+        return files.imported(self.config.data.dataset.class_path)
 
     @property
     def hash(self) -> str:
@@ -262,9 +262,8 @@ class Recipe(LightningCLI):
 
     def make_data(self) -> Data:
         """Make the data alone."""
-        config = self.config.as_dict()["data"]
-        dataset = json.loads(json.dumps(config.pop("dataset"), default=_named))
-        return Data(files.factory(dataset, trust=True), **config)
+        dataset = files.factory(self.resolved["data"]["dataset"], trust=True)
+        return Data(**{**self.config.as_dict()["data"], "dataset": dataset})
 
     def build(
         self, folder: Path, progress: Progress | None = None, *, empty: bool = False
@@ -322,11 +321,6 @@ def _of_the_parser(error: BaseException) -> bool:
 def _count(dataset: str) -> int:
     """How many classes the data have that a constructor makes, given as JSON; a folder takes long to walk through."""
     return len(files.factory(json.loads(dataset), trust=True)("train").classes)
-
-
-def _imported(class_path: str) -> Any:
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def _named(value: Any) -> str:

@@ -108,13 +108,13 @@ class Run:
             self._check_classes("train", "last")
         with quiet():
             self.trainer.fit(self.task, datamodule=self.data, ckpt_path=str(resume) if resume.is_file() else None)
-        return self.kept.trained
+        return self.keep.trained
 
     @property
-    def kept(self) -> Keep:
-        """The callback that keeps the training's files."""
-        (kept,) = (callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Keep))
-        return kept
+    def keep(self) -> Keep:
+        """The callback that writes the training's files."""
+        (keep,) = (callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, Keep))
+        return keep
 
     def evaluate(self, split: Literal["val", "test"] = "test", weights: str | Path = "last") -> dict[str, float]:
         """The scores on a split; what each sample added stays in `task.samples`.
@@ -136,7 +136,7 @@ class Run:
 
     def _check_classes(self, split: str, weights: str | Path) -> None:
         """Refuse data whose classes are not those that the weights were trained on."""
-        trained, here = self._kept(CLASSES, weights), list(map(str, self.data.split(split).classes))
+        trained, here = self._lines_beside(CLASSES, weights), list(map(str, self.data.split(split).classes))
         if trained and trained != here:
             one, other = next(((a, b) for a, b in zip(trained, here, strict=False) if a != b), ("", ""))
             raise ValueError(
@@ -180,7 +180,7 @@ class Run:
         """
         self.load(weights)
         if paths:
-            self.open(paths, weights)
+            self.take_files(paths, weights)
         else:
             self._check_classes("test", weights)
         dataset = self.data.split("test")
@@ -192,7 +192,7 @@ class Run:
             self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
         return writer.rows
 
-    def open(self, paths: Sequence[Path], weights: str | Path = "last") -> None:
+    def take_files(self, paths: Sequence[Path], weights: str | Path = "last") -> None:
         """Take files in place of the test split, as the run's own dataset takes files in testing.
 
         Args:
@@ -209,8 +209,8 @@ class Run:
         if preset := self._preset():
             arguments["preset"] = preset
         known = getattr(own, "names", None)  # without the data
-        classes = self._kept(CLASSES, weights) or (known() if known else list(self.data.split("train").classes))
-        palette = [tuple(map(int, line.split())) for line in self._kept(COLOURS, weights)]
+        classes = self._lines_beside(CLASSES, weights) or (known() if known else list(self.data.split("train").classes))
+        palette = [tuple(map(int, line.split())) for line in self._lines_beside(COLOURS, weights)]
         if not hasattr(own, "for_paths") and not preset:
             raise ValueError(
                 f"{own.__name__} does not tell how a file becomes a sample, so none can be given: leave out the paths, "
@@ -244,7 +244,8 @@ class Run:
     def about(self, weights: str | Path = "last") -> dict[str, list[Any]]:
         """What has to be known to use the network elsewhere: `classes`, and `mean` and `std` of its input."""
         preset = self._preset()
-        known = {"classes": self._kept(CLASSES, weights), **{k: getattr(preset, k, None) for k in ("mean", "std")}}
+        known = {name: getattr(preset, name, None) for name in ("mean", "std")}
+        known = {"classes": self._lines_beside(CLASSES, weights), **known}
         return {name: list(values) for name, values in known.items() if values}
 
     def _dataset_arguments(self) -> dict[str, Any]:
@@ -254,11 +255,12 @@ class Run:
         given = self._dataset_arguments().get("preset")
         return given and files.construct(given, trust=True)
 
-    def _kept(self, name: str, weights: str | Path) -> list[str]:
+    def _lines_beside(self, name: str, weights: str | Path) -> list[str]:
         """The lines of a file that the training of some weights left beside them; none if it did not."""
-        told = (self.folder if weights in ("last", "best", "start") else Path(weights).parent) / name
-        text = told.read_text(encoding="utf-8") if weights != "start" and told.is_file() else ""
-        return text.removesuffix("\n").split("\n") if text else []
+        path = (self.folder if weights in ("last", "best") else Path(weights).parent) / name
+        if weights == "start" or not path.is_file():
+            return []
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Test the last epoch's weights, and write the result and what each test sample added to it.
@@ -275,8 +277,8 @@ class Run:
             "classes": list(self.data.split("test").classes),
             "parameters": measure.parameters(self.task.net),
             "multiply_adds": measure.multiply_adds(self.task.net, self.task.seen(example[None])),
-            "step_ms": self.kept.step_ms,
-            "waiting": self.kept.waiting,
+            "step_ms": self.keep.step_ms,
+            "waiting": self.keep.waiting,
             "hash": self.recipe.hash,
         }
         if self.trainer.is_global_zero:

@@ -26,10 +26,11 @@ class Segment(Task):
 
     Args:
         class_weights: a weight for each class in the loss; all the same by default.
-        hardest: where it is given, only positions whose class has a probability below it enter the loss (online hard
-            example mining), in (0, 1).
-        least: of a batch's positions that count, this share enters the loss in any case, the hardest first, in (0, 1].
-        auxiliary: weight of the loss of a network's auxiliary logits.
+        ohem_threshold: where it is given, only positions whose class has a probability below it enter the loss (online
+            hard example mining), in (0, 1).
+        ohem_min_kept: of a batch's positions that count, this share enters the loss in any case, the hardest first, in
+            (0, 1].
+        auxiliary_weight: of the loss of a network's auxiliary logits.
         window: in evaluation, height and width of the windows in which a picture is seen; whole by default.
         overlap: of the windows, as a share of one.
         scales: in evaluation, sizes at which a picture is seen, as shares of its own. `[0.5]` sees it at half its size,
@@ -54,9 +55,9 @@ class Segment(Task):
         train: Literal["all", "units"] = "all",
         old_rate: float = 1.0,
         class_weights: Sequence[float] | None = None,
-        hardest: float | None = None,
-        least: float = 0.1,
-        auxiliary: float = 0.4,
+        ohem_threshold: float | None = None,
+        ohem_min_kept: float = 0.1,
+        auxiliary_weight: float = 0.4,
         window: Sequence[int] | None = None,
         overlap: float = 1 / 3,
         scales: Sequence[float] = (1.0,),
@@ -67,26 +68,27 @@ class Segment(Task):
             raise ValueError(
                 f"class_weights={list(class_weights)} must be a number for each class, none below 0 and one above"
             )
-        if hardest is not None and not 0 < hardest < 1:
-            raise ValueError(f"hardest={hardest} must be a probability in (0, 1)")
-        if not 0 < least <= 1:
-            raise ValueError(f"least={least} must be a share in (0, 1]")
-        if auxiliary < 0:
-            raise ValueError(f"auxiliary={auxiliary} must not be negative")
+        if ohem_threshold is not None and not 0 < ohem_threshold < 1:
+            raise ValueError(f"ohem_threshold={ohem_threshold} must be a probability in (0, 1)")
+        if not 0 < ohem_min_kept <= 1:
+            raise ValueError(f"ohem_min_kept={ohem_min_kept} must be a share in (0, 1]")
+        if auxiliary_weight < 0:
+            raise ValueError(f"auxiliary_weight={auxiliary_weight} must not be negative")
         inference.check(window, overlap, scales)
-        self.class_weights, self.hardest, self.least, self.auxiliary = class_weights, hardest, least, auxiliary
+        self.class_weights, self.auxiliary_weight = class_weights, auxiliary_weight
+        self.ohem_threshold, self.ohem_min_kept = ohem_threshold, ohem_min_kept
         self.views: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
 
     def loss(self, logits: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         if isinstance(logits, tuple):
             main, side = logits
-            return self.loss(main, target) + self.auxiliary * self.loss(side, target)
+            return self.loss(main, target) + self.auxiliary_weight * self.loss(side, target)
         _check_size(logits, target)
         metrics.check_labels(target, logits.shape[1], IGNORED)
         logits = logits.float()  # sums over a batch's positions overflow in half precision
         losses = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")  # (b, h, w)
         kept = target != IGNORED
-        if self.hardest is not None:
+        if self.ohem_threshold is not None:
             kept &= self._hard(losses.detach(), kept)
         weight = kept.float()
         if self.class_weights is not None:
@@ -99,11 +101,11 @@ class Segment(Task):
 
     def _hard(self, losses: Tensor, counted: Tensor) -> Tensor:
         """Which positions are hard: of a low probability for their class, or among the lowest."""
-        assert self.hardest is not None
+        assert self.ohem_threshold is not None
         sure = (-losses).exp()  # the probability of the true class
-        some = math.ceil(self.least * int(counted.sum()))
+        some = math.ceil(self.ohem_min_kept * int(counted.sum()))
         limit = sure[counted].kthvalue(some).values if some else sure.new_zeros(())
-        return sure <= limit.clamp_min(self.hardest)
+        return sure <= limit.clamp_min(self.ohem_threshold)
 
     def infer(self, inputs: Tensor) -> Tensor:
         return inference.probabilities(self, inputs, **self.views)

@@ -24,30 +24,3 @@ from glore.units.squeeze_excite import SqueezeExcite as SqueezeExcite
 from glore.units.squeeze_excite import SqueezeExcite1d as SqueezeExcite1d
 from glore.units.squeeze_excite import SqueezeExcite2d as SqueezeExcite2d
 from glore.units.squeeze_excite import SqueezeExcite3d as SqueezeExcite3d
-
-__all__ = [
-    "Bottleneck",
-    "Bottleneck1d",
-    "Bottleneck2d",
-    "Bottleneck3d",
-    "DoubleAttention",
-    "DoubleAttention1d",
-    "DoubleAttention2d",
-    "DoubleAttention3d",
-    "GloRe",
-    "GloRe1d",
-    "GloRe2d",
-    "GloRe3d",
-    "GlobalContext",
-    "GlobalContext1d",
-    "GlobalContext2d",
-    "GlobalContext3d",
-    "NonLocal",
-    "NonLocal1d",
-    "NonLocal2d",
-    "NonLocal3d",
-    "SqueezeExcite",
-    "SqueezeExcite1d",
-    "SqueezeExcite2d",
-    "SqueezeExcite3d",
-]

@@ -152,16 +152,7 @@ class GloRe(Unit):
         if traced or be is not None or not products.plain(norm, bias=True):
             y = products.broadcast(p, mean_p, z, we, be)  # (b, c, l)
             return x.unflatten(2, space) + norm(y.unflatten(2, space))
-        running: tuple[Tensor | None, ...] = (None, None, None)
-        if norm.track_running_stats or not norm.training:
-            running = (norm.running_mean, norm.running_var, norm.num_batches_tracked)
-        out = residual_norm.add_batch_normed(
-            *(x, p, mean_p, z, we, norm.weight, norm.bias, *running),
-            training=norm.training,
-            momentum=norm.momentum,
-            eps=norm.eps,
-        )  # (b, c, l)
-        return out.unflatten(2, space)
+        return residual_norm.add_batch_normed(x, p, mean_p, z, we, norm).unflatten(2, space)
 
     def project(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b n *space"]:
         """The projection map P: with what weight each position goes to each node, and comes back from it."""

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from glore.units.products import add_product_, as_typed, once, sum_samples, times
 
@@ -24,17 +25,9 @@ def add_batch_normed(
     mean_p: Float[Tensor, "b n"],
     nodes: Float[Tensor, "b s n"],
     weight: Float[Tensor, "c s"],
-    norm_weight: Float[Tensor, " c"],
-    norm_bias: Float[Tensor, " c"],
-    running_mean: Float[Tensor, " c"] | None,
-    running_var: Float[Tensor, " c"] | None,
-    num_batches_tracked: Tensor | None,
-    *,
-    training: bool,
-    momentum: float | None,
-    eps: float,
+    norm: _BatchNorm,
 ) -> Float[Tensor, "b c l"]:
-    """`X + batch_norm(We Z P)`.
+    """`X + batch_norm(We Z P)`, moving the norm's statistics in training as torch's own forward does.
 
     Args:
         x: the map X.
@@ -42,38 +35,32 @@ def add_batch_normed(
         mean_p: that mean, p̄.
         nodes: the reasoned nodes Z.
         weight: the weight We that takes states to channels.
-        norm_weight: the norm's weight.
-        norm_bias: the norm's bias.
-        running_mean: the norm's statistics, used in evaluation mode and moved in training mode as torch's own norm
-            does; there, None where they shall not move.
-        running_var: likewise.
-        num_batches_tracked: likewise.
-        training: take the statistics of this batch.
-        momentum: how far the running statistics move; None for the plain average over all batches.
-        eps: the norm's eps.
+        norm: with a weight, a bias and running statistics.
 
     Raises:
         ValueError: in training mode, there is one value a channel only, so no variance.
     """
-    if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        gain = norm_weight * (running_var.to(mean_p.dtype) + eps).rsqrt()  # (c)
-        shift = norm_bias - gain * running_mean.to(mean_p.dtype)  # (c)
+    if not norm.training:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = norm.weight * (norm.running_var.to(mean_p.dtype) + norm.eps).rsqrt()  # (c)
+        shift = norm.bias - gain * norm.running_mean.to(mean_p.dtype)  # (c)
         return add_broadcast(x, centred, mean_p, nodes, weight, shift, gain)
     values = x.shape[0] * x.shape[2]
     if values == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {tuple(x.shape)}")
-    out, mean, variance, _ = _LeanBatchNorm.apply(x, centred, mean_p, nodes, weight, norm_weight, norm_bias, eps)
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
-    if running_mean is not None and running_var is not None:
-        share = torch.full_like(mean[0], momentum or 0.0)
-        if momentum is None and num_batches_tracked is not None:
-            share = 1 / num_batches_tracked.to(mean.dtype)
+    affine = norm.weight, norm.bias
+    out, mean, variance, _ = _LeanBatchNorm.apply(x, centred, mean_p, nodes, weight, *affine, norm.eps)
+    if norm.track_running_stats:
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+        share = torch.full_like(mean[0], norm.momentum or 0.0)
+        if norm.momentum is None and norm.num_batches_tracked is not None:
+            share = 1 / norm.num_batches_tracked.to(mean.dtype)
         unbiased = variance * (values / (values - 1))
-        running_mean.lerp_(mean.to(running_mean.dtype), share.to(running_mean.dtype))
-        running_var.lerp_(unbiased.to(running_var.dtype), share.to(running_var.dtype))
+        for statistic, own in ((norm.running_mean, mean), (norm.running_var, unbiased)):
+            if statistic is not None:
+                statistic.lerp_(own.to(statistic.dtype), share.to(statistic.dtype))
     return out
 
 

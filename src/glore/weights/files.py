@@ -220,15 +220,20 @@ def _resolve(constructor: Constructor, trust: bool) -> tuple[Callable[..., Any],
             f"class_path={class_path!r} is not a builder of glore; if you trust whoever made this file "
             "as you trust a program you run, pass trust=True"
         )
-    module, _, name = class_path.rpartition(".")
     try:
-        builder = getattr(importlib.import_module(module), name)
+        builder = imported(class_path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"class_path={class_path!r} cannot be imported: {error}") from error
     arguments = {**(constructor.get("init_args") or {}), **(constructor.get("dict_kwargs") or {})}
     if not trust:  # the weights lie beside the JSON; it has no say about other files
         arguments.pop("pretrained", None)
     return builder, arguments
+
+
+def imported(class_path: str) -> Any:
+    """What `package.module.name` names; errors as of an import."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def _pair(path: Path | str) -> tuple[Path, Path]:

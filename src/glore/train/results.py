@@ -1,0 +1,116 @@
+"""What comes out of a comparison: a row a cell, and each variant against the baseline and its control."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glore.train import verdict
+from glore.train.folder import locked, write_csv
+from glore.train.grid import Cell, Grid
+from glore.weights import files
+
+TABLE = "results.csv"
+
+
+def rows(grid: Grid) -> list[dict[str, Any]]:
+    """A row for each finished cell."""
+    return [
+        {
+            "variant": result["variant"],
+            "seed": result["seed"],
+            **result["metrics"],
+            **{name: result[name] for name in ("parameters", "multiply_adds", "step_ms")},
+        }
+        for _, result in grid.finished()
+    ]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What came out for a variant, in words.
+
+    Args:
+        variant: its name.
+        differences: of the score, by whom it is compared with.
+        step_time: share by which a training step takes longer than the baseline's, forward and backward.
+        word: what it means.
+    """
+
+    variant: str
+    differences: dict[str, verdict.Difference]
+    step_time: float
+    word: str
+
+    @property
+    def figures(self) -> str:
+        """The differences and the step time, against the baseline's."""
+        parts = [f"{self.variant} − {other} = {d}" for other, d in self.differences.items()]
+        step_time = f"{100 * self.step_time:+.0f}".replace("-", "−")
+        return f"{'; '.join(parts)}; step time {step_time} %"
+
+    def __str__(self) -> str:
+        return f"{self.figures}: {self.word}"
+
+
+def about(grid: Grid, verdicts: Sequence[Verdict]) -> str:
+    """What the verdicts are about."""
+    one_seed = any(d.seeds == 1 for verdict in verdicts for d in verdict.differences.values())
+    caveat = " (one seed: the interval covers the test samples only)" if one_seed else ""
+    return f"{grid.metric} on the test split, in points, with its 95 % interval{caveat}"
+
+
+def write(grid: Grid) -> str:
+    """Write `results.csv` and `verdict.txt` into the comparison's folder; return what the latter says."""
+    with locked(grid.out, wait=True):  # other processes of a job array do the same
+        write_csv(grid.out / TABLE, rows(grid))
+        found = verdicts(grid)
+        text = "\n".join([f"difference of {about(grid, found)}:", *map(str, found)])
+        if not found:
+            text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
+        files.write(grid.out / "verdict.txt", text + "\n")
+    return text
+
+
+def verdicts(grid: Grid) -> list[Verdict]:
+    """Each variant against the baseline, and the control if it ran, over the seeds that all of them finished."""
+    finished: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
+    for cell, result in grid.finished():
+        finished.setdefault(cell.variant, {})[cell.seed] = cell, result
+    baseline = finished.pop(grid.comparison.baseline, {})
+    out = []
+    for variant, cells in finished.items():
+        rivals, control = {grid.comparison.baseline: baseline}, control_of(grid, variant)
+        if control and cells.keys() & baseline.keys() & finished.get(control, {}).keys():
+            rivals[control] = finished[control]
+        seeds = sorted(cells.keys() & set.intersection(*(set(rival) for rival in rivals.values())))
+        if not seeds:
+            continue
+
+        def counts(cells: dict[int, tuple[Cell, dict[str, Any]]], seeds: list[int] = seeds) -> Tensor:
+            return torch.stack([cells[seed][0].counts() for seed in seeds])
+
+        score = _score(*cells[seeds[0]], grid.metric)
+        differences = {name: verdict.difference(counts(cells), counts(rival), score) for name, rival in rivals.items()}
+        word = verdict.judge(list(differences.values()), grid.comparison.margin)
+        step_time = statistics.mean(cells[seed][1]["step_time"] for seed in seeds)
+        out.append(Verdict(variant, differences, step_time, word))
+    return out
+
+
+def control_of(grid: Grid, variant: str) -> str | None:
+    """The control of a variant: of `glore in res4` it is `plain+conv in res4`, where the recipe has that."""
+    control = grid.comparison.control
+    own = control + variant.removeprefix("glore")
+    return None if variant.startswith(control) else own if own in grid.comparison.variants else control
+
+
+def _score(cell: Cell, result: dict[str, Any], metric: str) -> Callable[[Tensor], Tensor]:
+    task = cell.recipe.task_class
+    place = task.names(result["classes"]).index(metric)
+    return lambda counts: task.scores(counts)[place]

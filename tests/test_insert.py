@@ -499,7 +499,7 @@ class Optional(nn.Module):
 @pytest.mark.unchecked
 @pytest.mark.parametrize("wanted", [1.5, None, True, "2"])
 def test_places_that_are_neither_a_count_nor_indices(wanted):
-    refuses(Net(), {"stage1": wanted}, rf"where={{'stage1': {wanted!r}}} must be a number of units, or indices")
+    refuses(Net(), {"stage1": wanted}, rf"where={{'stage1': {wanted!r}}}: must be a number of units, or indices")
 
 
 @pytest.mark.unchecked

@@ -49,6 +49,25 @@ def spread(blocks: int, units: int) -> tuple[int, ...]:
     return tuple(i * blocks // units for i in range(units))
 
 
+def indices(blocks: int, wanted: int | Iterable[int]) -> tuple[int, ...]:
+    """The indices of the blocks, among so many, behind which units are wanted: so many of them, spread, or these.
+
+    Raises:
+        ValueError: it is neither a number nor indices, or they are more than there are blocks, not there, or twice.
+    """
+    if isinstance(wanted, bool | str) or not isinstance(wanted, Integral | Iterable):
+        raise ValueError("must be a number of units, or indices of blocks")
+    if isinstance(wanted, Integral):
+        return spread(blocks, int(wanted))
+    chosen = tuple(wanted)
+    for index in chosen:
+        if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= index < blocks:
+            raise ValueError(f"{index!r} is no index of its {blocks} blocks: give whole numbers from 0 to {blocks - 1}")
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"{chosen!r} names a block twice: name each once")
+    return chosen
+
+
 def insert(
     model: Model,
     where: Where,
@@ -198,25 +217,10 @@ class _Place:
             raise ValueError(f"where={path!r} holds units already: glore.remove(model) takes them out")
         if not self.blocks:
             raise ValueError(f"where={path!r} is a {type(self.container).__name__} without children: name a container")
-        self.indices = self._indices(wanted)
-
-    def _indices(self, wanted: int | Iterable[int]) -> tuple[int, ...]:
-        count = len(self.blocks)
-        if isinstance(wanted, bool | str) or not isinstance(wanted, Integral | Iterable):
-            raise ValueError(f"where={{{self.path!r}: {wanted!r}}} must be a number of units, or indices of blocks")
         try:
-            indices = tuple(wanted) if isinstance(wanted, Iterable) else spread(count, int(wanted))
+            self.indices = indices(len(self.blocks), wanted)
         except ValueError as error:
             raise ValueError(f"where={{{self.path!r}: {wanted!r}}}: {error}") from None
-        for index in indices:
-            if isinstance(index, bool) or not isinstance(index, Integral) or not 0 <= index < count:
-                raise ValueError(
-                    f"where={{{self.path!r}: {indices!r}}}: {index!r} is no index of its {count} blocks: give whole "
-                    f"numbers from 0 to {count - 1}"
-                )
-        if len(set(indices)) < len(indices):
-            raise ValueError(f"where={{{self.path!r}: {indices!r}}} names a block twice: name each once")
-        return indices
 
     def map_behind(self, index: int, calls: list[probe.Call]) -> Tensor:
         """The map that leaves a block, from the recorded calls, if a unit can stand there."""

@@ -135,7 +135,7 @@ def test_units_by_path_and_other_units():
     [
         ({"name": "resnet5"}, "name='resnet5' is no network of timm; near it are"),
         ({"units": {"res3": 3}}, r"units=\{'res3': 3\}: units=3 is more than there are places: at most 2"),
-        ({"units": {"res3": (2,)}}, "2 is no index of its 2 places: give whole numbers from 0 to 1"),
+        ({"units": {"res3": (2,)}}, "2 is no index of its 2 blocks: give whole numbers from 0 to 1"),
         ({"units": {"res7": 1}}, "no res7; this network has res2, res3, res4, res5"),
         ({"name": "vit_tiny_patch16_224", "units": {"res3": 1}}, "the stages of this VisionTransformer are not known"),
         ({"name": "swin_tiny_patch4_window7_224"}, "the stages of this SwinTransformer are not known"),
@@ -193,7 +193,9 @@ def test_weights_that_do_not_fit_are_named(tmp_path, kind):
 @pytest.mark.unchecked
 @pytest.mark.parametrize("wanted", ["1", None, (0.5,)])
 def test_places_of_a_wrong_type_are_named(wanted):
-    with pytest.raises(ValueError, match="give a number of units, or a list of indices"):
+    with pytest.raises(
+        ValueError, match="must be a number of units, or indices of blocks|0.5 is no index of its 2 blocks"
+    ):
         images.backbone("resnet18", {"res3": wanted})
 
 

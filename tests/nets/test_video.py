@@ -92,7 +92,7 @@ def test_a_2d_networks_weights_are_taken_over():
         ({"dropout": 1.0}, "dropout=1.0"),
         ({"unit": glore.GloRe3d, "units": {"res7": 1}}, "no res7; this network has res2, res3, res4, res5"),
         ({"unit": glore.GloRe3d, "units": {"res3": 3}}, r"units=\{'res3': 3\}: .*at most 2"),
-        ({"unit": glore.GloRe3d, "units": {"res3": [2]}}, r"units=\{'res3': \[2\]\}: 2 is no index of its 2 places"),
+        ({"unit": glore.GloRe3d, "units": {"res3": [2]}}, r"units=\{'res3': \[2\]\}: 2 is no index of its 2 blocks"),
         ({"unit": glore.units.NonLocal3d}, "unit=NonLocal3d is given, but no place"),
         ({"pretrained": True}, "pretrained=True: give the path"),
     ],

@@ -15,7 +15,8 @@ from timm.models import (
 from torch import Tensor, nn
 
 from glore.insert import units_of
-from glore.nets.images import Units, with_units
+from glore.nets.images import with_units
+from glore.nets.places import Units
 from glore.units import GloRe2d
 
 

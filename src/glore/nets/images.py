@@ -11,15 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from glore import probe
-from glore.insert import insert, spread
+from glore.insert import insert
+from glore.nets.places import Units, block_indices, check_place
 from glore.nets.pretrained import classifiers, load_pretrained
 from glore.units import GloRe2d
 
 PROBED = 96  # pixels a side of the picture that shows where units can stand: nearly any CNN takes it, and it is quick
 READING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # options of timm
-Units = Mapping[str, int | Sequence[int]]
-
-PUBLISHED = {(23, 3): (5, 11, 17)}  # (blocks, units) → places in the published ResNet-101, where they are not spread
 
 
 def backbone(
@@ -139,25 +137,6 @@ def with_units(
             raise ValueError(f"units={dict(units)!r}: {error}") from error
 
 
-def check_place(
-    units: Units | None, unit: Callable[[int], nn.Module] | None, default: Callable[[int], nn.Module]
-) -> None:
-    """Refuse a unit without a place: a builder would make the plain network of it.
-
-    Args:
-        units: the places that the builder was given.
-        unit: what it was given to make a unit.
-        default: what it takes if it is given none, of which nothing can be told. Of a function, as which a recipe gives
-            units, neither: recipes are checked where they are read.
-
-    Raises:
-        ValueError: a unit was given, but no place.
-    """
-    kind = getattr(unit, "func", unit)
-    if not units and isinstance(kind, type) and kind is not default:
-        raise ValueError(f"unit={kind.__name__} is given, but no place for it: give units, such as {{'res4': 1}}")
-
-
 def places(model: nn.Module, example: Tensor) -> dict[str, list[tuple[str, int]]]:
     """Where units can stand in a network of timm: stage → (path of the container, index of the block), in order.
 
@@ -214,7 +193,7 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
             raise ValueError(f"units={dict(units)!r}: no {stage}; this network has {', '.join(sorted(stages))}")
         there = stages[stage]
         try:
-            picked = indices(len(there), wanted)
+            picked = block_indices(len(there), wanted)
         except ValueError as error:
             raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error} (in a recipe, --model.net.units)") from None
         for index in picked:
@@ -223,22 +202,6 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
                 raise ValueError(f"units={dict(units)!r}: {container} is named twice, by its path and by {stage}")
             chosen.setdefault(container, []).append(block)
     return chosen
-
-
-def indices(count: int, wanted: int | Sequence[int]) -> Sequence[int]:
-    """The indices of the places, among so many, where units are wanted: so many of them, or these.
-
-    Raises:
-        ValueError: they are more than there are places, or not there.
-    """
-    if isinstance(wanted, int):
-        return PUBLISHED.get((count, wanted)) or spread(count, wanted)
-    if isinstance(wanted, str) or not isinstance(wanted, Sequence) or not all(isinstance(i, int) for i in wanted):
-        raise ValueError("give a number of units, or a list of indices")
-    for index in wanted:
-        if not 0 <= index < count:
-            raise ValueError(f"{index} is no index of its {count} places: give whole numbers from 0 to {count - 1}")
-    return wanted
 
 
 def _ran(model: nn.Module, blocks: Mapping[str, nn.Module], example: Tensor) -> tuple[list[probe.Call], int]:

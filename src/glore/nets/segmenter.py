@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from glore import probe
 from glore.insert import remove, units_of
 from glore.nets.heads import FCN
-from glore.nets.images import PROBED, Units, backbone
+from glore.nets.images import PROBED, backbone
+from glore.nets.places import Units
 from glore.nets.pretrained import load_pretrained, read_weights
 from glore.units import GloRe2d
 

@@ -5,14 +5,13 @@ Source: He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glore.insert import insert
-from glore.nets.images import check_place
+from glore.nets.places import Units, equipped
 from glore.units import GloRe2d
 
 
@@ -82,7 +81,7 @@ def small_segmenter(
     widths: Sequence[int] = (32, 64),
     depths: Sequence[int] = (1, 1),
     strides: Sequence[int] = (2, 1, 2),
-    units: Mapping[str, int | Sequence[int]] | None = None,
+    units: Units | None = None,
     unit: Callable[[int], nn.Module] | None = GloRe2d,
     pretrained: str | bool = False,
 ) -> nn.Sequential:
@@ -124,7 +123,8 @@ def small_segmenter(
         nn.Conv2d(width, classes * stride**2, 1),
         nn.PixelShuffle(stride),
     )
-    return _with_units(net, units, unit, pretrained, torch.zeros(1, channels, 8 * stride, 8 * stride))
+    example = torch.zeros(1, channels, 8 * stride, 8 * stride)
+    return equipped(net, "backbone", units, unit, GloRe2d, pretrained, example)
 
 
 def small_classifier(
@@ -133,7 +133,7 @@ def small_classifier(
     widths: Sequence[int] = (16, 32, 64),
     depths: Sequence[int] = (3, 3, 3),
     strides: Sequence[int] = (1, 1, 2, 2),
-    units: Mapping[str, int | Sequence[int]] | None = None,
+    units: Units | None = None,
     unit: Callable[[int], nn.Module] | None = GloRe2d,
     pretrained: str | bool = False,
 ) -> nn.Sequential:
@@ -151,23 +151,4 @@ def small_classifier(
     net = nn.Sequential()
     net.backbone = SmallResNet(channels, widths, depths, strides)
     net.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], classes))
-    return _with_units(net, units, unit, pretrained, torch.zeros(1, channels, 32, 32))
-
-
-def _with_units(
-    net: nn.Sequential,
-    units: Mapping[str, int | Sequence[int]] | None,
-    unit: Callable[[int], nn.Module] | None,
-    pretrained: str | bool,
-    example: Tensor,
-) -> nn.Sequential:
-    if pretrained is True:
-        raise ValueError("pretrained=True: nobody publishes weights of this network; give the path of a file")
-    check_place(units, unit, GloRe2d)
-    if units and unit is not None:
-        insert(net, {f"backbone.{stage}": places for stage, places in units.items()}, unit, example=example)
-    if pretrained:
-        from glore.nets.pretrained import load_pretrained  # reads files with timm
-
-        load_pretrained(net, pretrained)
-    return net
+    return equipped(net, "backbone", units, unit, GloRe2d, pretrained, torch.zeros(1, channels, 32, 32))

@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from glore.insert import insert
-from glore.nets.images import Units, check_place, indices
+from glore.nets.places import Units, equipped
 from glore.units import GloRe3d
 
 Size = tuple[int, int, int]  # of time, height and width
@@ -149,16 +148,7 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout} must be a share in [0, 1)")
         net = ResNet3d(depths, classes, bottleneck, width, dropout)
-        if pretrained is True:
-            raise ValueError("pretrained=True: give the path of a file with weights")
-        check_place(units, unit, GloRe3d)
-        if units and unit is not None:
-            net = insert(net, _places(net, units), unit, example=torch.zeros(1, 3, 8, 32, 32))
-        if pretrained:
-            from glore.nets.pretrained import load_pretrained
-
-            load_pretrained(net, pretrained)
-        return net
+        return equipped(net, "", units, unit, GloRe3d, pretrained, torch.zeros(1, 3, 8, 32, 32))
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"""A 3-D residual network of {sum(depths) * (3 if bottleneck else 2) + 2} layers.
@@ -180,18 +170,6 @@ def _named(name: str, depths: Sequence[int], bottleneck: bool) -> Callable[..., 
             or the weights do not fit.
     """
     return build
-
-
-def _places(net: ResNet3d, units: Units) -> dict[str, Sequence[int]]:
-    places = {}
-    for stage, wanted in units.items():
-        if stage not in STRIDES:
-            raise ValueError(f"units={dict(units)!r}: no {stage}; this network has {', '.join(STRIDES)}")
-        try:
-            places[stage] = indices(len(net.get_submodule(stage)), wanted)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error}") from None
-    return places
 
 
 resnet18_3d = _named("resnet18_3d", (2, 2, 2, 2), bottleneck=False)

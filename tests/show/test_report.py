@@ -3,6 +3,7 @@
 import io
 import re
 from html.parser import HTMLParser
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -130,7 +131,10 @@ def test_pictures_with_a_class_have_what_each_variant_says_below(tmp_path, class
     said = [text for text in page.text if text.startswith("truth: ")]
     assert len(said) == report.SCENES
     assert sum(text.startswith("glore: ") for text in page.text) == report.SCENES
-    for weights in tmp_path.glob("*/seed*/last.safetensors"):  # results may be kept without them
+    with pytest.MonkeyPatch.context() as patch:  # results may be kept without their data, and without weights
+        patch.setattr("glore.train.data.Data.spread", Mock(side_effect=FileNotFoundError))
+        assert "truth: " not in report.page(grid).read_text()
+    for weights in tmp_path.glob("*/seed*/last.safetensors"):
         weights.unlink()
     assert "truth: " not in report.page(grid).read_text()
 

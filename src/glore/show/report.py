@@ -8,6 +8,7 @@ import importlib.resources
 import platform
 import statistics
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -121,12 +122,14 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     weights = "last.safetensors"  # which may have been deleted
     shown = [cell for cell, _ in finished if cell.seed == seeds[0] and (cell.folder / weights).is_file()]
     data = shown[0].recipe.make_data() if shown else None
-    tasks = {cell.variant: _task(cell) for cell in shown}
-    scenes = data.spread("test", SCENES) if data else []
+    scenes = []
+    with suppress(FileNotFoundError):  # results may be looked at without their data
+        scenes = data.spread("test", SCENES) if data else []
     visible = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = visible and scenes[0][1].dim() > 0  # a class for each position
     names = finished[0][1]["classes"]
     dataset = data.split("test") if data and visible else None
+    tasks = {cell.variant: _task(cell) for cell in shown if visible}
     tell = _masks if labels else _answers
     samples = tell(tasks, scenes, dataset) if visible else ()
     waiting = statistics.mean(result["waiting"] for _, result in finished)

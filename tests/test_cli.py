@@ -283,4 +283,15 @@ def test_the_command_is_installed():
 def test_a_variant_needs_its_recipe(capsys):
     code, _, err = glore(capsys, "measure", "resnet18", "--variant", "plain")
     assert code == 2
-    assert "--variant without --config is no option of glore measure" in err
+    assert "--variant plain: give the recipe that has it, --config RECIPE" in err
+
+
+def test_what_a_loading_process_lacks_is_told_with_its_cure(capsys, monkeypatch):
+    said = "Caught ModuleNotFoundError in DataLoader worker process 0.\n…\nModuleNotFoundError: No module named 'av'"
+
+    def run(*arguments):
+        raise ModuleNotFoundError(said)
+
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err == "glore: No module named 'av': pip install 'glore[video]'\n"

@@ -40,6 +40,7 @@ SMALL = {
     "--trainer.precision 32-true",
     "camvid": f"{SEGMENT} --model.net.options '{{channels: [8, 8, 8, 8], stem_chs: 8}}'",
     "tennis": f"{CLASSIFY} --model.net.width 4 --data.dataset.frames 4 --data.dataset.preset.size 16",
+    "kinetics400": f"{CLASSIFY} --data.dataset.frames 4 --data.dataset.preset.size 32 --trainer.precision 32-true",
     "imagenet": f"{CLASSIFY} --model.net.classes 3 --trainer.precision 32-true --data.dataset.preset.size 64",
 }
 PREPARED = {  # lines that a page takes for done on another one

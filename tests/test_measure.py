@@ -102,3 +102,14 @@ def test_what_cannot_be_measured_is_named():
             },
             [32, 32],
         )
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("device", "message"), [("gpu", "must be cpu or cuda"), ("cuda", "torch finds no such device")]
+)
+def test_devices_that_are_not_there_are_named(device, message):
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match=message):
+        measure.costs({"relu": {"class_path": "torch.nn.ReLU"}}, [8, 8], device=device)

@@ -85,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if debug:
             traceback.print_exc()
-        extra = EXTRAS.get(getattr(error, "name", None) or "")
-        said = f"{error}: pip install 'glore[{extra}]'" if extra else LOADING.sub("", str(error))
+        absent = re.search(r"No module named '(\w+)", str(error))  # a process that loads data tells it in words alone
+        extra = EXTRAS.get(getattr(error, "name", None) or (absent[1] if absent else ""))
+        said = LOADING.sub("", str(error)) + (f": pip install 'glore[{extra}]'" if extra else "")
         if not isinstance(error, FAULTS):
             said += " Give a smaller --data.batch_size or --data.eval_batch_size, or in segmentation --model.window"
         print(f"glore: {' '.join(said.split())}", file=sys.stderr)

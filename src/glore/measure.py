@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -118,8 +119,10 @@ def costs(
         ValueError: the device is none of cpu and cuda, or a network cannot be made, does not declare its size, or does
             not take this one.
     """
-    if torch.device(device).type not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise ValueError(f"device={device!r} must be cpu or cuda, or one of several such as cuda:1")
+    if device != "cpu" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}: torch finds no such device here")
     nets = {name: _made(name, constructor).to(device) for name, constructor in networks.items()}
     examples = {name: _example(name, net, size, batch) for name, net in nets.items()}
     rows: dict[str, dict[str, Any]] = {}
@@ -127,7 +130,7 @@ def costs(
         x = examples[name]
         try:
             counted = multiply_adds(net, x)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # a network may raise anything
             raise ValueError(f"{name} does not take an input of {'×'.join(map(str, x.shape))}: {error}") from error
         rows[name] = {"network": name, "size": list(x.shape[2:]), "batch": batch, "parameters": parameters(net)}
         rows[name]["multiply_adds"] = counted
@@ -160,8 +163,8 @@ def _example(name: str, net: nn.Module, size: Sequence[int] | None, batch: int) 
             raise ValueError(f"{name} does not declare its input size: give one, such as --size 224") from None
         return one.expand(batch, *one.shape[1:]).contiguous()
     channels = next((m.in_channels for m in net.modules() if isinstance(m, CONVS)), 3)
-    device = next(net.parameters()).device
-    return torch.randn(batch, channels, *size, device=device)
+    like = next(net.parameters(), torch.empty(0))
+    return torch.randn(batch, channels, *size, device=like.device)
 
 
 def forward(net: nn.Module, x: Tensor) -> None:

@@ -44,6 +44,10 @@ def test_compiled_unit_takes_other_sizes():
         assert relative(compiled(x), unit(x)) < 1e-5
 
 
+def test_glore_exports_strictly():
+    test_exports_with_free_sizes("glore", {}, None, 2, True)
+
+
 @EVERY_UNIT
 @pytest.mark.parametrize(
     ("axes", "strict"),

@@ -44,6 +44,14 @@ def test_ucf101(tmp_path):
         UCF101("train", str(tmp_path), fold=2)
     with pytest.raises(FileNotFoundError, match=r"trainlist01\.txt is missing: unpack the official lists there"):
         UCF101("train", str(tmp_path))
+    (lists / "trainlist03.txt").write_text("Juggling/v_Juggling_g08_c01.avi 3\n")
+    with pytest.raises(
+        ValueError, match=r"trainlist03\.txt: .* is of the class 'Juggling', which classInd\.txt has not"
+    ):
+        UCF101("train", str(tmp_path), fold=3)
+    (lists / "classInd.txt").write_text("ApplyEyeMakeup\n")
+    with pytest.raises(ValueError, match=r"classInd\.txt, line 1: 'ApplyEyeMakeup' must be: number class"):
+        UCF101("train", str(tmp_path), fold=3)
 
 
 def test_hmdb51(tmp_path):

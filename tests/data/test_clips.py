@@ -68,11 +68,11 @@ def test_moments_cover_a_video(tmp_path, one):
     (tmp_path / "b.mp4").write_text("no video")
     paths = [one[0][0], tmp_path / "b.mp4"]
     data = Moments(paths, "abcd", frames=4, stride_frames=5, preset=Frames(16, **PLAIN))
-    assert [data.name(i) for i in range(len(data))] == [str(paths[0])] * 2 + [str(paths[1])]
-    assert [numbers(data[i][0])[0] for i in range(2)] == [0, 20]
+    assert [data.name(i) for i in range(len(data))] == [str(paths[0])] * 3 + [str(paths[1])]
+    assert [numbers(data[i][0])[0] for i in range(3)] == [0, 20, 34], "the last one ends with the video"
     assert data.seconds(1) == pytest.approx((0.8, 1.6))
     with pytest.raises(BrokenSampleError, match=r"b\.mp4 cannot be read as a video"):
-        data[2]
+        data[3]
     assert data.blank().shape == (3, 4, 16, 16)
 
 

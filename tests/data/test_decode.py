@@ -1,6 +1,7 @@
 """Videos, good and broken, made here: every frame is the one that was asked for, and every fault is named."""
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +172,15 @@ def test_frames_that_are_not_there(tmp_path):
         for wanted in ([5], [-1], []):
             with pytest.raises(IndexError, match=r"a\.mp4 has frames 0 … 4, not"):
                 video.read(wanted)
+
+
+def test_a_name_may_have_a_colon(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "a.mkv", [np.full((24, 32, 3), 9, np.uint8)] * 3, codec="ffv1", pixels="yuv444p")
+    path.rename("12:30.mkv")
+    assert read_clip(Path("12:30.mkv"), [2]).shape == (1, 24, 32, 3)
+
+
+def test_small_frames_are_not_enlarged(tmp_path):
+    path = write(tmp_path / "a.mkv", [np.full((24, 32, 3), 9, np.uint8)], codec="ffv1", pixels="yuv444p")
+    assert read_clip(path, [0], side=48).shape == (1, 24, 32, 3)

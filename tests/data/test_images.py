@@ -320,8 +320,14 @@ def test_other_names_of_splits(tmp_path, train, val):
 
 def test_a_folder_too_high_is_told(tmp_path):
     make(tmp_path / "net/train", "a", "b")
-    with pytest.raises(ValueError, match=r"has no folder train, but there is .*net/train: give '.*net'"):
+    (tmp_path / "net/val").mkdir()
+    with pytest.raises(ValueError, match=r"has no split of its own, and .*net has several: give that"):
         ImageFolder("train", str(tmp_path), SMALL)
+
+
+def test_classes_may_be_called_as_splits_are(tmp_path):
+    root = make(tmp_path, "valid", "invalid", "training", "car/train")
+    assert ImageFolder("train", root, SMALL).classes == ["car", "invalid", "training", "valid"]
 
 
 def test_labels_that_are_ids_make_no_classes(tmp_path):

@@ -307,3 +307,13 @@ def test_a_training_set_has_pictures_without_masks(tmp_path):
     data = Segments([(tmp_path / "a.png", None)], ["a"], Scenes((8, 8)), training=True)
     assert data[0][1] is None
     assert data.blank().shape == (3, 8, 8)
+
+
+def test_masks_may_lie_in_one_folder(root):
+    (root / "one/town").mkdir(parents=True)
+    for number, split in enumerate(("train", "val")):
+        for path in (root / "images" / split / "town").iterdir():
+            name = f"{number}{path.stem}"
+            (root / "masks" / split / "town" / f"{path.stem}.png").rename(root / "one/town" / f"{name}.png")
+            path.rename(path.with_name(f"{name}.jpg"))
+    assert [len(SegmentFolder(split, str(root), masks="one")) for split in ("train", "val")] == [5, 2]

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -236,6 +237,9 @@ class Hub:
             raise huggingface_hub.errors.LocalTokenNotFoundError("Token is required\nbut no token found")
         self.calls.append({"name": name, "private": private, "exist_ok": exist_ok})
 
+    def repo_info(self, name):
+        return SimpleNamespace(private=name != "user/public")
+
     def upload_folder(self, **options):
         self.calls.append(options)
         return "https://huggingface.co/user/net/commit/1"
@@ -249,6 +253,9 @@ def test_a_folder_is_pushed(folder, monkeypatch):
     assert about["library_name"] == "glore"
     assert made == {"name": "user/net", "private": True, "exist_ok": True}
     assert uploaded["folder_path"] == folder
+    assert uploaded["delete_patterns"] == uploaded["allow_patterns"]
+    with pytest.raises(OSError, match="it is there already, and everybody sees it"):
+        hub.push_to_hub(folder, "user/public", private=True)
     assert set(uploaded["allow_patterns"]) == {path.name for path in folder.iterdir()} | {"recipe.yaml"}
     with pytest.raises(
         OSError, match=r"name='other/net' cannot be pushed to the hub \(Token is required\): log in with"

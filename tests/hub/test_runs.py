@@ -177,20 +177,17 @@ def test_what_cannot_be_published_is_named(tmp_path, monkeypatch, glore, recipe_
 @pytest.mark.parametrize(
     ("key", "value", "published"),
     [
-        ("a.b.train", "/home/me/lists/train.txt", "train.txt"),
-        ("a.files", [r"C:\me\w.pth", "~/w.pth", "../mine/w.pth"], ["w.pth"] * 3),
-        ("a.pretrained", "mine/w.pth", "w.pth"),
-        ("a.net", {"pretrained": "mine/w.pth"}, {"pretrained": "w.pth"}),
-        ("a.images", "images/{split}", "images/{split}"),
-        ("a.lists", {"train": "lists/train.txt"}, {"train": "lists/train.txt"}),
-        ("a.b", 1, 1),
+        ("train", "/home/me/lists/train.txt", "train.txt"),
+        ("files", [r"C:\me\w.pth", "~/w.pth", "../mine/w.pth"], ["w.pth"] * 3),
+        ("pretrained", "mine/w.pth", "w.pth"),
+        ("net", {"pretrained": "mine/w.pth"}, {"pretrained": "w.pth"}),
+        ("images", "images/{split}", "images/{split}"),
+        ("lists", {"train": "lists/train.txt"}, {"train": "lists/train.txt"}),
+        ("stages.2.blocks", 1, 1),
     ],
 )
 def test_paths_become_names_and_patterns_stay(key, value, published):
-    tree = runs._portable({key: value})
-    for part in key.split("."):
-        tree = tree[part]
-    assert tree == published
+    assert runs._named({"a": {key: value}}) == {"a": {key: published}}
 
 
 def test_normalisation_is_told_if_it_is_known():

@@ -14,7 +14,7 @@ import glore
 from glore import units
 from glore.nets.heads import FCN, PSP, DenseASPP
 from glore.nets.images import backbone
-from glore.nets.segmenter import segmenter
+from glore.nets.segmenter import Segmenter, segmenter
 
 HEADS = {
     "fcn": partial(FCN, width=16),
@@ -152,9 +152,25 @@ def test_logits_lie_where_their_cells_looked():
     assert torch.equal(net(x), whole[..., :67, :90])
 
 
-def test_another_output_stride_is_named():
-    with pytest.raises(ValueError, match=r"'convmixer_768_32' has an output stride of 7\.38462, not 32"):
-        segmenter("convmixer_768_32", 3, output_stride=32, auxiliary=False)
+class Pool(nn.Module):
+    """A backbone whose cells are the means of what they look at."""
+
+    def forward_intermediates(self, x, **options):
+        return x, nn.functional.avg_pool2d(x, 8)
+
+
+@pytest.mark.parametrize("sides", [(64, 80), (61, 75)])
+def test_cells_answer_for_where_they_are(sides):
+    rows = torch.arange(float(sides[0]))[None, None, :, None].expand(1, 1, *sides)
+    out = Segmenter(Pool(), nn.Identity(), output_stride=8)(rows)
+    inner = (..., slice(4, 52), slice(64))  # between the first and the last whole cell
+    torch.testing.assert_close(out[inner], rows[inner])
+
+
+@pytest.mark.parametrize(("name", "size"), [("convmixer_768_32", 70), ("shvit_s1", 128)])
+def test_an_undilated_network_may_have_another_output_stride(name, size):
+    net = segmenter(name, 3, HEADS["fcn"], output_stride=32, auxiliary=False).eval()
+    assert net(torch.zeros(1, 3, size + 1, size)).shape == (1, 3, size + 1, size)
 
 
 def test_weights_of_a_segmenter_fit_one_with_other_parts_in_its_head(tmp_path):

@@ -37,7 +37,7 @@ def test_a_picture_has_a_row_a_unit(tmp_path):
 
 def test_a_sample_is_not_replaced_by_its_maps(tmp_path):
     (look,) = looks(count=1)
-    with pytest.raises(ValueError, match=r"0\.png would be replaced by its maps"):
+    with pytest.raises(ValueError, match=r"0\.png would be replaced by maps"):
         next(viewer.grids([replace(look, name=str(tmp_path / "0.png"))], tmp_path))
 
 

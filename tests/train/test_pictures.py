@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from glore.cli import main
 from glore.train import compare
 from glore.train import run as runs
 from glore.train.blame import RecipeError
+from glore.train.classify import Classify
 from glore.train.grid import Grid
 from glore.train.recipe import Recipe
 from glore.train.task import new_parts
@@ -368,3 +370,23 @@ def test_a_finished_training_says_so_and_that_its_data_changed(pictures, tmp_pat
 def test_a_data_set_may_choose_its_preset_itself(pictures):
     own = Recipe(read(["--config", "finetune", "--data.dataset", "made.Own", "--data.root", str(pictures)]))
     assert own.make_data().split("train")[0][0].shape == (3, 32, 32)
+
+
+def test_many_classes_have_one_matrix_and_none_is_left_out():
+    logits, target = torch.randn(400, 1000), torch.randint(1000, (400,))
+    target[:9] = 255  # a class like any other
+    counts = Classify.confusion(Classify(torch.nn.Identity()).counts(logits, target), 1000)
+    told = list(zip(target.tolist(), logits.argmax(1).tolist(), strict=True))
+    assert counts.sum() == 400
+    assert all(counts[pair] == told.count(pair) for pair in told)
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 255])
+def test_labels_that_are_no_classes_are_named(wrong):
+    task, target = Classify(torch.nn.Identity()), torch.tensor([0, wrong])
+    with pytest.raises(ValueError, match=f"a label is {wrong}, but must be in 0 … 2$"):
+        task.counts(torch.zeros(2, 3), target)
+    split = SimpleNamespace(classes=["a", "b", "c"])
+    task._trainer = SimpleNamespace(datamodule=SimpleNamespace(split=lambda name: split))
+    with pytest.raises(ValueError, match=f"a label is {wrong}, but must be in 0 … 2$"):
+        task.mixed(torch.zeros(2, 3), target)

@@ -133,13 +133,15 @@ def test_predictions_do_not_replace_masks_nor_need_them(root, tmp_path, capsys):
     assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(out)]) == 0
     write(mask, np.zeros((40, 56, 3)))
     before = mask.read_bytes()
-    for pictures in ([], [str(root / "images/val")]):
+    new = tmp_path / "a.png"
+    write(new, scene(np.random.default_rng(7))[0])
+    for pictures in ([], [str(root / "images/val")], *2 * [[str(new), str(root / "images/val")]]):
         capsys.readouterr()
         assert main(["predict", *pictures, "--out", str(out), "--to", str(root / "masks/val")]) == 2
-        assert "0.png is there already, and a prediction would replace it" in capsys.readouterr().err
+        assert ".png is there already, and a prediction would replace it" in capsys.readouterr().err
     assert mask.read_bytes() == before
     for _ in range(2):
-        assert main(["predict", "--out", str(out)]) == 0
+        assert main(["predict", "--out", str(out), "--to", str(tmp_path / "new")]) == 0
 
 
 def test_a_test_split_that_cannot_be_read_is_told_before_a_training(root, tmp_path):

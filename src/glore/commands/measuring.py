@@ -41,13 +41,15 @@ def measure(options: argparse.Namespace, flags: list[str]) -> int:
         given = ["--config", options.config, *flags]
         for variant in options.variant or recipe.Recipe(tree.read(given)).comparison.variants:
             networks[variant] = recipe.Recipe(tree.read(given, variant)).constructor
-    elif flags or options.variant:
-        option = flags[0].partition("=")[0] if flags else "--variant without --config"
-        raise ValueError(f"{option} is no option of glore measure; see glore measure --help")
+    elif options.variant:
+        raise ValueError(f"--variant {options.variant[0]}: give the recipe that has it, --config RECIPE")
+    elif flags:
+        raise ValueError(f"{flags[0].partition('=')[0]} is no option of glore measure; see glore measure --help")
     if not networks:
         raise ValueError("give the names of networks, or --config RECIPE")
     rows = measure.costs(networks, options.size, options.batch, options.training, options.device, options.seconds)
-    print(json.dumps(rows, indent=2) if options.json else tables.costs(rows))
+    known = [{key: None if value != value else value for key, value in row.items()} for row in rows]  # JSON has no nan
+    print(json.dumps(known, indent=2) if options.json else tables.costs(rows))
     return 0
 
 

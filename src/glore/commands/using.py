@@ -84,7 +84,7 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
     this = _of_folder(options, flags)
     folder = options.to or options.out / "predictions"
     replaced = (folder / "predictions.csv").is_file()
-    rows = this.predict(folder, options.weights, options.paths, options.top)
+    rows = this.predict(folder, options.weights, options.paths, options.top, options.to is None or replaced)
     for row in rows if options.paths else [row for row in rows if "error" in row]:
         print(row["name"] + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
         if "error" in row:
@@ -129,7 +129,7 @@ def maps(options: argparse.Namespace, flags: list[str]) -> int:
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
     if not looks:
         raise ValueError("there is no sample to look at")
-    for path in viewer.grids(looks, folder, options.nodes):
+    for path in viewer.grids(looks, folder, options.nodes, options.to is None or (folder / viewer.PAGE).is_file()):
         print(path)
     print(viewer.mixing(looks[0].units, folder))
     total = len(this.data.split("test"))
@@ -166,7 +166,7 @@ def export(options: argparse.Namespace, flags: list[str]) -> int:
     except FileNotFoundError as error:
         raise ValueError(f"the size of an input is not known ({error}): give --size, such as --size 224") from error
     if options.fold:
-        net = folded(net, torch.zeros(1, *size))
+        net = folded(net, torch.randn(1, *size))
     about = {name: json.dumps(value) for name, value in this.about(options.weights).items()}
     write = to_onnx if path.suffix == SUFFIXES["onnx"] else to_program
     moved = write(net, path, size, free_size=not options.fixed_size, metadata=about)

@@ -43,7 +43,10 @@ class Kinetics(Clips):
         known = {name: k for k, name in enumerate(classes)}
         samples, self.absent = [], []
         for number, row in rows[there].items():
-            times = (int(float(row[name])) for name in ("time_start", "time_end"))
+            try:
+                times = [int(float(row[name])) for name in ("time_start", "time_end")]
+            except ValueError as error:
+                raise ValueError(f"{base / there}.csv, line {number}: the times must be seconds ({error})") from None
             stem = "_".join([row["youtube_id"], *(f"{time:06d}" for time in times)])
             path = base / there / row["label"] / f"{stem}.mp4"
             if row["label"] not in known:
@@ -89,10 +92,14 @@ class UCF101(Clips):
     ) -> None:
         base = checked(split, root)
         lists = base / "ucfTrainTestlist"
-        classes = [line.split()[1] for line in _lines(lists / "classInd.txt")]
-        kind = "train" if split == "train" else "test"
-        paths = [line.split()[0] for line in _lines(lists / f"{kind}list{fold:02d}.txt")]
-        samples = [(base / "UCF-101" / path, classes.index(path.split("/")[0])) for path in paths]
+        classes = [name for _, name, *_ in _lines(lists / "classInd.txt", ("number", "class"))]
+        known = {name: k for k, name in enumerate(classes)}
+        path = lists / f"{'train' if split == 'train' else 'test'}list{fold:02d}.txt"
+        samples = []
+        for name, *_ in _lines(path, ("<class>/<video>",)):
+            if (label := name.split("/")[0]) not in known:
+                raise ValueError(f"{path}: {name} is of the class {label!r}, which classInd.txt has not")
+            samples.append((base / "UCF-101" / name, known[label]))
         _all(samples)
         super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
 
@@ -133,19 +140,24 @@ class HMDB51(Clips):
         classes = [path.name.removesuffix(ending) for path in lists]
         mark = "1" if split == "train" else "2"
         samples = [
-            (base / "videos" / name / line.split()[0], k)
+            (base / "videos" / name / video, k)
             for k, (name, path) in enumerate(zip(classes, lists, strict=True))
-            for line in _lines(path)
-            if line.split()[1] == mark
+            for video, own, *_ in _lines(path, ("video", "mark"))
+            if own == mark
         ]
         _all(samples)
         super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, words: Sequence[str]) -> list[list[str]]:
+    """The words of each line of a list, of which it has at least these."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: unpack the official lists there")
-    return [line for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.split() for line in read_text(path).splitlines()]
+    for number, line in enumerate(lines, start=1):
+        if line and len(line) < len(words):
+            raise ValueError(f"{path}, line {number}: {' '.join(line)!r} must be: {' '.join(words)}")
+    return [line for line in lines if line]
 
 
 def _all(samples: Sequence[tuple[Path, int]]) -> None:

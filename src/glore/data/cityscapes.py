@@ -88,8 +88,8 @@ class Cityscapes(Segments):
         super().__init__(samples, [label.name for label in LABELS], preset, split == "train", table)
 
     def files(self, index: int) -> list[Path]:
-        picture, mask = super().files(index)
-        return [picture, mask, _instances(mask)] if self.instances else [picture, mask]
+        picture, *masks = super().files(index)
+        return [picture, *masks, *(_instances(mask) for mask in masks if self.instances)]
 
     def labels(self, mask: Path) -> np.ndarray:
         labels = super().labels(mask)

@@ -115,7 +115,7 @@ class Clips(Samples):
 
 
 class Moments(Clips):
-    """Clips one after the other over whole videos whose classes are not known.
+    """Clips one after the other over whole videos whose classes are not known; the last ends with the video.
 
     Shapes:
         An item is a clip as `Clips` gives it in testing, and None.
@@ -155,7 +155,7 @@ class Moments(Clips):
         except BrokenSampleError:  # raised again, and told, when the item is asked for
             return [(0, float("nan"), float("nan"))]
         count, length = video.frames, self.frames * self.stride_frames
-        begins = [min(begin, self._last(count)) for begin in range(0, max(1, count - length // 2), length)]
+        begins = sorted({min(begin, self._last(count)) for begin in range(0, count, length)})
         return [(begin, video.seconds(begin), video.seconds(min(begin + length, count))) for begin in begins]
 
     def _open(self, path: Path) -> Video:
@@ -239,13 +239,14 @@ class ClipTable(Clips):
                 )
         rows = list(lines.values())
         classes = sorted({row["label"] for row in rows})
+        known = {name: k for k, name in enumerate(classes)}
         told = {row["split"] for row in rows}
         there = next((name for name in FOLDERS[split] if name in told), None)
         if there is None:
             raise ValueError(
                 f"{base / table} has no rows of the split {split!r}, but of {', '.join(map(repr, sorted(told)))}"
             )
-        samples = [(base / row["path"], classes.index(row["label"])) for row in rows if row["split"] == there]
+        samples = [(base / row["path"], known[row["label"]]) for row in rows if row["split"] == there]
         super().__init__(samples, classes, frames, stride_frames, clips, preset, split == "train")
 
 
@@ -270,6 +271,8 @@ def read_table(path: Path, columns: Sequence[str]) -> dict[int, dict[str, str]]:
     for number, row in rows.items():
         if empty := [name for name in columns if not row.get(name)]:
             raise ValueError(f"{path}, line {number}: no {empty[0]}")
+        if not row.get("label", "").isprintable():  # nor does a run's list of classes keep it
+            raise ValueError(f"{path}, line {number}: the label {row['label']!r} cannot be shown: rename it")
     if not rows:
         raise ValueError(f"{path} has no rows")
     return rows

@@ -67,11 +67,13 @@ class Video:
         import av
 
         self.__exit__()
-        self.container = av.open(str(self.path))
+        self.container = av.open(f"file:{self.path}", metadata_errors="replace")  # a name may have a colon
         streams = [stream for stream in self.container.streams.video if not _is_cover(stream)]
         if not streams:
             raise ValueError("it has no pictures")
         self.stream = streams[0]
+        if self.stream.codec_context is None:
+            raise ValueError("there is no decoder for its codec")
         self.stream.codec_context.thread_count = 1  # the loader's processes share the cores
 
     def _list(self) -> Packets:
@@ -112,7 +114,7 @@ class Video:
 
         Args:
             indices: numbers of frames, 0 … frames − 1; one may come more than once.
-            side: length to which the shorter side is scaled, in pixels; the frames' own by default.
+            side: length to which a longer shorter side is scaled, in pixels; as they are by default.
 
         Returns:
             RGB, `(len(indices), h, w, 3)`, uint8.
@@ -148,9 +150,21 @@ class Video:
         """
         with self._blamed():
             self._open()
-            count = sum(1 for _ in self.container.decode(self.stream))
+            count = sum(1 for _ in self._frames())
             if count < self.frames:
                 raise ValueError(f"{self.frames - count} of {self.frames} frames cannot be decoded")
+
+    def _frames(self) -> Iterator[Any]:
+        """The frames from where the file stands, but for what is damaged."""
+        import av
+
+        for packet in self.container.demux(self.stream):
+            if packet.is_corrupt:
+                continue
+            try:
+                yield from packet.decode()
+            except av.error.InvalidDataError:  # those that wait behind it come out none the less
+                continue
 
     def _decoded(self, wanted: list[int], search: bool) -> Iterator[tuple[int, Any]]:
         """The first wanted frame, and those behind it until it would be quicker to start again from a key frame.
@@ -168,9 +182,11 @@ class Video:
             self._open()
         rest = iter(wanted)
         index = next(rest)
-        for frame in self.container.decode(self.stream):
+        for frame in self._frames():
             if self.times is not None and frame.pts is not None:
                 seen = bisect.bisect_left(self.times, frame.pts)
+                if search and frame.pts not in self.times[seen : seen + 1]:
+                    continue  # it stands for a packet that is damaged
             if seen > index:  # it was left out by the decoder
                 return
             if seen == index:
@@ -215,7 +231,7 @@ def _is_cover(stream: Any) -> bool:
 
 def _upright(frame: Any, side: int | None) -> np.ndarray:
     size = {}
-    if side is not None and min(frame.width, frame.height) != side:
+    if side is not None and min(frame.width, frame.height) > side:
         scale = side / min(frame.width, frame.height)
         size = {"width": round(scale * frame.width), "height": round(scale * frame.height)}
     rgb: np.ndarray = frame.to_ndarray(format="rgb24", **size)

@@ -35,19 +35,18 @@ def labelled(
     base = checked(split, root)
     if not 0 < held_out < 0.5:
         raise ValueError(f"held_out={held_out} must be a share between 0 and 0.5")
-    own = {name: next((base / f for f in folders if (base / f).is_dir()), None) for name, folders in FOLDERS.items()}
+    own = {name: next((base / f for f in folders if _is_split(base / f)), None) for name, folders in FOLDERS.items()}
     training = own["train"] or base
-    splits = {name for folders in FOLDERS.values() for name in folders}
-    classes = [name for name in _subfolders(training) if own["train"] or name not in splits]
+    classes = [name for name in _subfolders(training) if own["train"] or not _is_split(training / name)]
     if strange := [name for name in classes if not name.isprintable()]:  # nor does a run's list of them keep it
         raise ValueError(f"{training} has a class {strange[0]!r}, whose name cannot be shown: rename it")
     if not classes:
         raise FileNotFoundError(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
         )
-    inner = [training / name / split for name in classes for split in FOLDERS["train"]]
-    if own["train"] is None and (found := [path for path in inner if path.is_dir()]):
-        raise ValueError(f"root={root!r} has no folder train, but there is {found[0]}: give {str(found[0].parent)!r}")
+    for name in classes if own["train"] is None else ():
+        if all(any((base / name / folder).is_dir() for folder in FOLDERS[split]) for split in ("train", "test")):
+            raise ValueError(f"root={root!r} has no split of its own, and {base / name} has several: give that")
     source = own[split]
     folder = training if source is None else source
     if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
@@ -136,6 +135,12 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+
+
+def _is_split(path: Path) -> bool:
+    """Whether a folder is a split's; where the name is as good for a class, it holds the classes' folders."""
+    known = path.name in FOLDERS or any(path.name in folders for folders in FOLDERS.values())
+    return known and path.is_dir() and (path.name in FOLDERS or bool(_subfolders(path)))
 
 
 def _subfolders(folder: Path) -> list[str]:

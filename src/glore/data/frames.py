@@ -60,10 +60,9 @@ class Frames:
         self.normalize = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.recolour = v2.ColorJitter(jitter, jitter, jitter) if jitter else torch.nn.Identity()
 
-    def side(self, training: bool) -> int | None:
-        """The shorter side of the frames that is enough, in pixels; None for all of it."""
-        high, wide = self.size
-        return round(high * (self.short[1] if training else self.TESTING)) if high == wide else None
+    def side(self, training: bool) -> int:
+        """The shorter side of the frames that is enough, in pixels."""
+        return round(max(self.size) * (self.short[1] if training else self.TESTING))
 
     def training(self, frames: Tensor) -> Tensor:
         """One view of a clip, `(t, h, w, 3)` uint8 to `(3, t, *size)`."""

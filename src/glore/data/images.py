@@ -149,16 +149,16 @@ class ImageList(Pictures):
         preset: Preset | None = None,
     ) -> None:
         base = checked(split, root)
-        name = next((name for name in FOLDERS[split] if name in lists), None)
-        if name is None or "train" not in lists:
+        name, train = (next((name for name in FOLDERS[part] if name in lists), None) for part in (split, "train"))
+        if name is None or train is None:
             raise ValueError(f"lists={dict(lists)!r} must name a file for train and for {split}")
-        lines = _lines(base / lists["train"])
+        lines = _lines(base / lists[train])
         training = {label for *_, label in lines}
         if classes is None and all(map(str.isdecimal, training)):
             count = 1 + max(map(int, training))
             if count > max(len(lines), 1000):
                 raise ValueError(
-                    f"{base / lists['train']} has a class {count - 1}, and {len(lines)} lines: a network would tell "
+                    f"{base / lists[train]} has a class {count - 1}, and {len(lines)} lines: a network would tell "
                     "classes from 0 up to it; number them from 0, or give classes, their names"
                 )
             classes = list(map(str, range(count)))
@@ -166,7 +166,7 @@ class ImageList(Pictures):
         known = {name: label for label, name in enumerate(classes)}
         numbers = not any(map(str.isdecimal, classes)) or list(classes) == [str(k) for k in range(len(classes))]
         samples: list[tuple[Path, int | None]] = []
-        for number, path, label in lines if name == "train" else _lines(base / lists[name]):
+        for number, path, label in lines if name == train else _lines(base / lists[name]):
             k = known.get(label, int(label) if numbers and label.isdecimal() else -1)
             if not 0 <= k < len(classes):
                 raise ValueError(

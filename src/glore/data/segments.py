@@ -139,7 +139,7 @@ class SegmentFolder(Segments):
         split: `"train"`, `"val"` or `"test"`.
         root: the folder.
         images: folder of a split's pictures, from `root`; `{split}` stands for its name.
-        masks: folder of its masks; likewise.
+        masks: folder of the masks, from `root`; likewise, but for all splits it may be one.
         classes: file with the classes, from `root`: a line each, of which the first is value 0 of the masks. A line is
             a name, or for all classes a name and a colour, three numbers of 0 … 255. A name may be in double quotes,
             which one that ends in a number has to be. Empty lines and those that begin with # say nothing.
@@ -161,9 +161,8 @@ class SegmentFolder(Segments):
         ignored: Sequence[int] = (),
         preset: Scenes | None = None,
     ) -> None:
-        for name, pattern in (("images", images), ("masks", masks)):
-            if "{split}" not in pattern:
-                raise ValueError(f"{name}={pattern!r} must have {{split}} in it: each split has a folder of its own")
+        if "{split}" not in images:
+            raise ValueError(f"images={images!r} must have {{split}} in it: each split has a folder of its own")
         folder, taken = folder_of(split, root, images)
         names, palette = read_classes(Path(root) / classes)
         if strange := [value for value in ignored if not 0 <= value < VALUES]:

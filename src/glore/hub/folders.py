@@ -67,7 +67,7 @@ def save_pretrained(
         ...     from_pretrained(folder)(torch.zeros(1, 3, 32, 32)).shape
         torch.Size([1, 3])
     """
-    folder = _free(Path(folder))
+    folder = vacant(Path(folder))
     constructor = _without_files(constructor)
     made = files.construct(constructor, trust=True)  # by whoever wrote it
     if faults := misfits(made.state_dict(), net.state_dict()):
@@ -111,7 +111,7 @@ def from_pretrained(name: Path | str, revision: str | None = None, *, trust: boo
     net: Any = files.load(folder / WEIGHTS, trust=trust)
     path = folder / CLASSES
     try:
-        net.classes = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        net.classes = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.is_file() else []
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text ({error}): it has the name of a class on each line") from error
     return net
@@ -123,7 +123,7 @@ def push_to_hub(folder: Path | str, name: str, *, private: bool = False) -> str:
     Args:
         folder: which.
         name: `user/name`; made if there is none.
-        private: whether a new one is seen by its owner alone.
+        private: whether it is seen by its owner alone; one that is public already is refused.
 
     Returns:
         The address of the commit.
@@ -136,7 +136,10 @@ def push_to_hub(folder: Path | str, name: str, *, private: bool = False) -> str:
     api = HfApi(library_name="glore", library_version=glore.__version__)
     try:
         api.create_repo(name, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=list(PUBLISHED)))
+        if private and not api.repo_info(name).private:
+            raise ValueError("it is there already, and everybody sees it")
+        ours = list(PUBLISHED)  # what an earlier network had and this one has not goes away
+        return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=ours, delete_patterns=ours))
     except Exception as error:  # no network, no login and no rights raise many kinds
         raise OSError(
             f"name={name!r} cannot be pushed to the hub ({_line(error)}): log in with `hf auth login`, and give a name "
@@ -170,12 +173,13 @@ def _check_network(folder: Path) -> None:
         )
 
 
-def _free(folder: Path) -> Path:
-    """The folder, if nothing would be lost there."""
+def vacant(folder: Path) -> Path:
+    """The folder, if nothing would be lost there; a ValueError otherwise."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder={str(folder)!r} is a file: give a folder")
     there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if others := [file for file in there if file not in PUBLISHED and not file.startswith(".")]:
+    there = [file for file in there if not file.startswith(".")]
+    if others := [file for file in there if file not in PUBLISHED or WEIGHTS not in there]:
         raise ValueError(
             f"folder={str(folder)!r} holds something else ({', '.join(others[:3])}): give a new folder, or one with "
             "nothing but a network that was published before"

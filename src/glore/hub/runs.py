@@ -6,13 +6,14 @@ import csv
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from glore.hub.card import Training
-from glore.hub.folders import save_pretrained
+from glore.hub.folders import save_pretrained, vacant
 
 if TYPE_CHECKING:
     from glore.train.run import Run
@@ -55,13 +56,15 @@ def save_run(
     """
     from glore.train.run import RESULT
 
+    vacant(Path(folder))  # before anything takes long
     run.load(weights)
     scores = {"val": _validated(run.folder / "curves.csv", run.task.metric, weights)}
     result = run.folder / RESULT
     if test:
         scores["test"] = run.evaluate("test", weights)
     elif weights == "last" and result.is_file():
-        scores["test"] = json.loads(result.read_text())["metrics"]
+        with suppress(ValueError, KeyError):  # damaged
+            scores["test"] = json.loads(result.read_text())["metrics"]
     about = run.about(weights)
     return save_pretrained(
         run.task.net.eval(),
@@ -80,19 +83,20 @@ def _training(
 ) -> Training:
     import yaml
 
-    given, values = run.recipe.resolved["data"]["dataset"], run.recipe.decisive
-    arguments = given.get("init_args") or {}
-    if rooted := "root" in arguments:
-        values["data.dataset.init_args.root"] = ROOT
+    values = run.recipe.portable
+    given = values["data"]["dataset"]
+    if rooted := "root" in (run.recipe.resolved["data"]["dataset"].get("init_args") or {}):
+        given["init_args"]["root"] = ROOT
     command = "glore fit --config recipe.yaml" + (" --data.root DIR" if rooted else "")
-    if isinstance(values.get("model.init_args.net.init_args.pretrained"), str):  # a file, which is not published
+    net = values["model"]["init_args"].get("net") or {}
+    if isinstance((net.get("init_args") or {}).get("pretrained"), str):  # a file, which is not published
         command += " --model.net.pretrained FILE"
     return Training(
         dataset=dataset or given["class_path"].rpartition(".")[2],
         weights=weights,
         scores=scores,
         normalisation=_normalisation(**about),
-        recipe=yaml.safe_dump(_portable(values), sort_keys=False),
+        recipe=yaml.safe_dump(_named(values), sort_keys=False),
         command=command,
     )
 
@@ -103,24 +107,14 @@ def _validated(curves: Path, metric: str, weights: str) -> dict[str, float]:
         return {}
     with curves.open(newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows:
+        return {}
     row = max(rows, key=lambda row: float(row.get(f"val/{metric}") or "-inf")) if weights == "best" else rows[-1]
     return {key.removeprefix("val/"): float(value) for key, value in row.items() if key.startswith("val/") and value}
 
 
 def _normalisation(mean: Sequence[float] = (), std: Sequence[float] = (), **others: Any) -> str:
     return f"values in [0, 1], minus {list(mean)}, by {list(std)}, for red, green and blue" if mean and std else ""
-
-
-def _portable(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe's values as a tree, in which files go by their names and not by where they lie."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, last = key.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = _named(value, last == "pretrained")
-    return tree
 
 
 def _named(value: Any, path: bool = False) -> Any:

@@ -27,9 +27,9 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     """
     weights = read_weights(path)
     own = model.state_dict()
-    units = ("head.context.", "auxiliary.", *(f"{path}." for path in units_of(model)))
+    extras = ("head.context.", "auxiliary.", *(f"{path}." for path in units_of(model)))
     weights = {name: tensor for name, tensor in weights.items() if name in own or not name.startswith("auxiliary.")}
-    optional = {name for name in own if name.startswith(units) or name.endswith("num_batches_tracked")}
+    optional = {name for name in own if name.startswith(extras) or name.endswith("num_batches_tracked")}
     head = tuple(f"{name}." for name in classifiers(model))
     if not weights.keys() & own.keys():
         counted = [name for name in own if name not in optional]

@@ -73,7 +73,8 @@ def segmenter(
         classes: how many there are; in a recipe, null for as many as the data have.
         head: makes the head from the channels of the backbone's last map and the number of classes: `FCN`, `PSP` and
             `DenseASPP` in `glore.nets.heads`. Units of the head are an argument of `FCN`.
-        output_stride: how many times smaller the backbone's last map is than the picture; 8 costs the most.
+        output_stride: how many times smaller the backbone's last map is than the picture; 8 costs the most, and 32
+            leaves the backbone as it is.
         auxiliary: whether a plain `FCN` head of a quarter of the channels learns from the stage before.
         units: stage of the backbone → how many units to put there, or their indices, as `glore.nets.images.backbone`
             takes them. A stage keeps its name when it is dilated.
@@ -111,9 +112,10 @@ def segmenter(
         raise ValueError(
             f"name={name!r}: timm gives no maps of its stages (forward_intermediates); take another network"
         )
-    before, last = _prune(net, name, output_stride)
+    stride = output_stride if dilated else net.feature_info[-1]["reduction"]
+    before, last = _prune(net, name, stride)
     side = FCN(before, classes, width=max(1, before // 4)) if auxiliary else None
-    model = Segmenter(net, head(last, classes), side, output_stride)
+    model = Segmenter(net, head(last, classes), side, stride)
     if whole:
         load_pretrained(model, str(pretrained))
     return model
@@ -131,6 +133,8 @@ def _maps(backbone: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 def _filled(x: Tensor, stride: int) -> Tensor:
     """Pictures with zeros to the right and below, up to sides that a stride divides."""
     h, w = x.shape[2:]
+    if not (torch.compiler.is_compiling() or h % stride or w % stride):
+        return x
     return F.pad(x, (0, -w % stride, 0, -h % stride))
 
 
@@ -138,13 +142,15 @@ def _laid_over(logits: Tensor, filled: Tensor, size: Sequence[int]) -> Tensor:
     """The logits of cells for each position of a filled picture, as far as the picture itself goes."""
     (h, w), (high, wide) = size, filled.shape[2:]
     logits = F.interpolate(logits, (high, wide), mode="bilinear")
+    if not torch.compiler.is_compiling() and (h, w) == (high, wide):
+        return logits
     return F.pad(logits, (0, w - wide, 0, h - high))  # torch.export knows no slice of free size
 
 
 def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
     """Take out the layers behind the last map, and tell the channels of the last two maps."""
     (picture,) = probe.inputs_for(net, None)
-    example = _filled(picture[..., : PROBED - 40, :PROBED], output_stride)  # as little square as pictures are
+    example = _filled(picture[..., : PROBED - 40, :PROBED], output_stride)  # not square, as pictures are
     plain = remove(copy.deepcopy(net))
     parameters = dict(net.named_parameters())
     units = [*units_of(net).values()]
@@ -159,8 +165,11 @@ def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
             ) from error
         grads = torch.autograd.grad([m.sum() for m in maps], list(parameters.values()), allow_unused=True)
     if any(side != output_stride * cells for side, cells in zip(example.shape[2:], maps[1].shape[2:], strict=True)):
-        own = example.shape[-1] / maps[1].shape[-1]
-        raise ValueError(f"name={name!r} has an output stride of {own:g}, not {output_stride}: take another network")
+        own, seen = ("×".join(map(str, x.shape[2:])) for x in (maps[1], example))
+        raise ValueError(
+            f"name={name!r} has a last map of {own} for a picture of {seen}, which is no output stride of "
+            f"{output_stride}: take another network"
+        )
     if not all(map(torch.equal, maps, expected)):
         raise ValueError(
             f"name={name!r}: timm finds the maps of this network by counting its blocks, which units among them shift: "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import glore
+from glore.data.broken import BrokenSampleError
 from glore.show import figures, maps, pictures, tables
 from glore.train import results
 from glore.train.folder import locked, write_csv
@@ -36,9 +37,8 @@ COUNTS = ("parameters", "multiply_adds", "step_ms")
 
 def summary(grid: Grid) -> str:
     """What to print of a comparison, whose files are written anew: a table with a row a variant, and the verdict."""
-    verdict = results.write(grid)
-    table = tables.aligned(_summary(grid, results.rows(grid)))
-    return f"{table}\n\n{verdict}\n\nresults: {grid.out / results.TABLE}"
+    rows, verdict = results.write(grid)
+    return f"{tables.aligned(_summary(grid, rows))}\n\n{verdict}\n\nresults: {grid.out / results.TABLE}"
 
 
 def page(grid: Grid) -> Path:
@@ -123,7 +123,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     shown = [cell for cell, _ in finished if cell.seed == seeds[0] and (cell.folder / weights).is_file()]
     data = shown[0].recipe.make_data() if shown else None
     scenes = []
-    with suppress(FileNotFoundError):  # results may be looked at without their data
+    with suppress(FileNotFoundError, BrokenSampleError):  # results may be looked at without their data
         scenes = data.spread("test", SCENES) if data else []
     visible = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = visible and scenes[0][1].dim() > 0  # a class for each position

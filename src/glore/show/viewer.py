@@ -84,19 +84,20 @@ def looks(this: Run, count: int, units: Sequence[str]) -> tuple[list[Look], list
     return found, faults
 
 
-def grids(looks: Iterable[Look], folder: Path, nodes: int = 4) -> Iterator[Path]:
+def grids(looks: Iterable[Look], folder: Path, nodes: int = 4, replace: bool = True) -> Iterator[Path]:
     """Write a picture for each sample, a row a unit: the sample, then maps of the nodes that matter most.
 
     Args:
         looks: the samples.
         folder: where to; a file has its sample's name, and a number where two are the same.
         nodes: how many maps a row has; four, as in the paper's figure, by default.
+        replace: whether other files there may be replaced, as those of earlier maps may.
 
     Yields:
         The path of each picture as it is written: a PNG, or of a clip an animated GIF.
 
     Raises:
-        ValueError: it would take the place of its sample.
+        ValueError: it would take the place of its sample, or of another file.
     """
     taken: set[str] = set()
     for i, look in enumerate(looks):
@@ -104,8 +105,9 @@ def grids(looks: Iterable[Look], folder: Path, nodes: int = 4) -> Iterator[Path]
         while stem in taken:  # another sample's own name
             stem += "_"
         taken.add(stem)
-        if Path(look.name).resolve() == (folder / f"{stem}.png").resolve():
-            raise ValueError(f"{look.name} would be replaced by its maps: give another folder (--to)")
+        for path in (folder / f"{stem}.png", folder / f"{stem}.gif"):
+            if Path(look.name).resolve() == path.resolve() or (path.exists() and not replace):
+                raise ValueError(f"{path} would be replaced by maps: give another folder (--to)")
         yield pictures.save(pictures.grid([_row(look, unit, nodes) for unit in look.units]), folder / stem)
 
 

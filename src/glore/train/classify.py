@@ -66,7 +66,8 @@ class Classify(Task):
 
     @staticmethod
     def confusion(counts: Tensor, classes: int) -> Tensor:
-        cells = counts[:, 3] * classes + counts[:, 4]  # of one matrix: one for each sample would not fit into memory
+        # one matrix for each sample, as of pictures' positions, would not fit into memory
+        cells = counts[:, 3].long() * classes + counts[:, 4]
         return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
     @staticmethod

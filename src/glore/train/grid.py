@@ -46,6 +46,7 @@ class Cell:
             result: dict[str, Any] = json.loads(path.read_text())
         except ValueError:  # damaged: it is made anew from what was trained
             return None
+        self.recipe.take_classes(len(result.get("classes", ())))
         return result if result.get("hash") == self.recipe.hash else None
 
     def counts(self) -> Tensor:

@@ -21,7 +21,6 @@ from glore.weights import files
 
 # Colours of the classes 0, 1, 2, …: black, then those that matplotlib calls tab10
 PALETTE = bytes.fromhex("000000 1f77b4 ff7f0e 2ca02c d62728 9467bd 8c564b e377c2 7f7f7f bcbd22 17becf")
-OVERLAYS = "overlays"  # the folder of what masks look like over their pictures
 SHADE = 0.55  # of the classes' colours, laid over a picture
 
 
@@ -48,16 +47,18 @@ class Write(BasePredictionWriter):
         dataset: of what is predicted.
         classes: their names.
         top: how many classes a row of the table has.
+        replace: whether files that are there may be replaced, as those of earlier predictions may; never those of the
+            data set itself.
     """
 
-    def __init__(self, folder: Path, dataset: Any, classes: list[str], top: int = 5) -> None:
+    def __init__(self, folder: Path, dataset: Any, classes: list[str], top: int = 5, replace: bool = True) -> None:
         super().__init__("batch")
         self.folder, self.dataset, self.classes, self.top = folder, dataset, classes, min(top, len(classes))
         self.rows: list[dict[str, Any]] = []
         samples = dataset.samples if isinstance(dataset, Samples) else []
         self.pictures = [path for path, *_ in samples]
         self.taken = {part.resolve() for sample in samples for part in sample if isinstance(part, Path)}
-        self.own = (folder / "predictions.csv").is_file() or (folder / OVERLAYS).is_dir()  # of earlier predictions
+        self.replace = replace
         self.named = Counter(path.stem for path in self.pictures)
         self.ids = getattr(dataset, "ids", None)
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ class Write(BasePredictionWriter):
         self._save(picture, self.folder / name)
         if self.pictures:
             below = read_picture(self.pictures[index])
-            self._save(Image.blend(below, picture.convert("RGB"), SHADE), self.folder / OVERLAYS / name)
+            self._save(Image.blend(below, picture.convert("RGB"), SHADE), self.folder / "overlays" / name)
         if self.ids:
             self._save(Image.fromarray(np.array(self.ids, dtype=np.uint8)[mask]), self.folder / "submission" / name)
 
@@ -136,7 +137,7 @@ class Write(BasePredictionWriter):
             write_csv(self.folder / f"predictions{trainer.global_rank or ''}.csv", self.rows)
 
     def _save(self, picture: Image.Image, path: Path) -> None:
-        if path.resolve() in self.taken or (path.exists() and self.pictures and not self.own):
+        if path.resolve() in self.taken or (path.exists() and not self.replace):
             raise ValueError(f"{path} is there already, and a prediction would replace it: give another --to")
         path.parent.mkdir(exist_ok=True)
         with files.replacing(path) as draft:

@@ -29,25 +29,13 @@ from glore.train.tree import Tree, flat, put
 from glore.weights import files
 
 # What changes where or how a run runs, but not what it computes: left out of the hash, free to change in a folder
-ELSEWHERE = {
-    *(f"data.{key}" for key in ("workers", "eval_batch_size", "seed", "dataset.init_args.root")),
-    *(
-        f"trainer.{key}"
-        for key in (
-            *(
-                "accelerator",
-                "strategy",
-                "devices",
-                "num_nodes",
-                "logger",
-                "log_every_n_steps",
-                "profiler",
-                "barebones",
-            ),
-            *("enable_model_summary", "enable_autolog_hparams", "default_root_dir", "num_sanity_val_steps"),
-        )
-    ),
-}
+ELSEWHERE = (
+    *("data.workers", "data.eval_batch_size", "data.seed", "data.dataset.init_args.root"),
+    *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
+    *("trainer.logger", "trainer.log_every_n_steps", "trainer.profiler", "trainer.barebones"),
+    *("trainer.enable_model_summary", "trainer.enable_autolog_hparams"),
+    *("trainer.default_root_dir", "trainer.num_sanity_val_steps"),
+)
 REFUSED = {  # keys that would be overwritten, or break what is promised
     "data.seed": "give --seed, which the data follow too",
     "trainer.max_time": "what a clock ends cannot be repeated; give --epochs, and kill it when you like: it goes on",
@@ -197,10 +185,18 @@ class Recipe(LightningCLI):
 
     def _count_classes(self) -> None:
         """Give a network whose `classes` are left open as many as its data have."""
+        if self._classes_open:
+            self.take_classes(_count(json.dumps(self.resolved["data"]["dataset"])))
+
+    @property
+    def _classes_open(self) -> bool:
         net = self.config.model.get("init_args.net")
-        if net is None or "classes" not in (net.get("init_args") or {}) or net.init_args.classes is not None:
-            return
-        net.init_args.classes = _count(json.dumps(self.resolved["data"]["dataset"]))
+        return net is not None and "classes" in (net.get("init_args") or {}) and net.init_args.classes is None
+
+    def take_classes(self, count: int) -> None:
+        """Give a network whose `classes` are left open so many: those of a result, where the data are gone."""
+        if self._classes_open:
+            self.config.model.init_args.net.init_args.classes = count
 
     def _set_seed(self) -> None:
         pass  # by `build`
@@ -217,11 +213,21 @@ class Recipe(LightningCLI):
         return json.loads(json.dumps(values, default=_named))
 
     @property
+    def portable(self) -> dict[str, Any]:
+        """The values that decide what a run computes."""
+        values = {key: value for key, value in self.resolved.items() if key != "compare"}
+        for path in ELSEWHERE:
+            *rooms, key = path.split(".")
+            node = values
+            for room in rooms:
+                node = node.get(room) or {}
+            node.pop(key, None)
+        return values
+
+    @property
     def decisive(self) -> dict[str, Any]:
-        """The values that decide what a run computes, flat: `{"trainer.max_epochs": 8, …}`."""
-        values = flat({key: value for key, value in self.resolved.items() if key != "compare"})
-        elsewhere = tuple(f"{key}." for key in ELSEWHERE)  # of a logger or strategy, its arguments too
-        return {key: value for key, value in values.items() if not f"{key}.".startswith(elsewhere)}
+        """The same, flat: `{"trainer.max_epochs": 8, …}`."""
+        return flat(self.portable)
 
     @property
     def task_class(self) -> type[Task]:

@@ -65,16 +65,17 @@ def about(grid: Grid, verdicts: Sequence[Verdict]) -> str:
     return f"{grid.metric} on the test split, in points, with its 95 % interval{caveat}"
 
 
-def write(grid: Grid) -> str:
-    """Write `results.csv` and `verdict.txt` into the comparison's folder; return what the latter says."""
+def write(grid: Grid) -> tuple[list[dict[str, Any]], str]:
+    """Write `results.csv` and `verdict.txt` into the comparison's folder; return the rows, and what the latter says."""
     with locked(grid.out, wait=True):  # other processes of a job array do the same
-        write_csv(grid.out / TABLE, rows(grid))
+        table = rows(grid)
+        write_csv(grid.out / TABLE, table)
         found = verdicts(grid)
         text = "\n".join([f"difference of {about(grid, found)}:", *map(str, found)])
         if not found:
             text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
         files.write(grid.out / "verdict.txt", text + "\n")
-    return text
+    return table, text
 
 
 def verdicts(grid: Grid) -> list[Verdict]:
@@ -105,9 +106,12 @@ def verdicts(grid: Grid) -> list[Verdict]:
 
 def control_of(grid: Grid, variant: str) -> str | None:
     """The control of a variant: of `glore in res4` it is `plain+conv in res4`, where the recipe has that."""
-    control = grid.comparison.control
-    own = control + variant.removeprefix("glore")
-    return None if variant.startswith(control) else own if own in grid.comparison.variants else control
+    variants, control = grid.comparison.variants, grid.comparison.control
+    controls = {name: control + name.removeprefix("glore") for name in variants if name.startswith("glore")}
+    if variant in (control, *controls.values()):
+        return None
+    own = controls.get(variant, control)
+    return own if own in variants else control
 
 
 def _score(cell: Cell, result: dict[str, Any], metric: str) -> Callable[[Tensor], Tensor]:

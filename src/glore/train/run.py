@@ -160,7 +160,12 @@ class Run:
         files.load_weights(self.task.net, path)
 
     def predict(
-        self, folder: Path, weights: str | Path = "last", paths: Sequence[Path] = (), top: int = 5
+        self,
+        folder: Path,
+        weights: str | Path = "last",
+        paths: Sequence[Path] = (),
+        top: int = 5,
+        replace: bool = True,
     ) -> list[dict[str, Any]]:
         """Write predictions to a folder.
 
@@ -170,6 +175,7 @@ class Run:
             paths: of pictures or videos, folders of them, or text files with a picture's path a line; the test split by
                 default.
             top: how many classes are told of a sample that has one.
+            replace: whether files that are there may be replaced; see `glore.train.predict.Write`.
 
         Returns:
             A row for each sample that this process predicted.
@@ -184,12 +190,15 @@ class Run:
         else:
             self._check_classes("test", weights)
         dataset = self.data.split("test")
-        if hasattr(dataset, "unlabelled"):  # a mask that cannot be read is no fault here
-            dataset = self.data.splits["test"] = dataset.unlabelled()
-        writer = Write(folder, dataset, list(dataset.classes), top)
+        writer = Write(folder, dataset, list(dataset.classes), top, replace)
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-        with quiet():
-            self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
+        if hasattr(dataset, "unlabelled"):  # a mask that cannot be read is no fault here
+            self.data.splits["test"] = dataset.unlabelled()
+        try:
+            with quiet():
+                self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
+        finally:
+            self.data.splits["test"] = dataset
         return writer.rows
 
     def take_files(self, paths: Sequence[Path], weights: str | Path = "last") -> None:
@@ -258,7 +267,7 @@ class Run:
     def _lines_beside(self, name: str, weights: str | Path) -> list[str]:
         """The lines of a file that the training of some weights left beside them; none if it did not."""
         path = (self.folder if weights in ("last", "best") else Path(weights).parent) / name
-        if weights == "start" or not path.is_file():
+        if weights == "start" or not path.is_file() or not path.stat().st_size:
             return []
         return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 

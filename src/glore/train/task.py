@@ -18,7 +18,9 @@ from glore.train.data import fault
 from glore.train.schedules import Schedule, constant
 from glore.units.ndim import BATCH_NORMS
 
-WRONG_INPUT = re.compile("channels|size")  # in what torch and networks say of inputs that do not fit
+WRONG_INPUT = re.compile(
+    "channels|size|shape|match model|divisible"
+)  # in what torch and networks say of inputs that do not fit
 MOST_BROKEN = 0.01  # share of the samples that may be unreadable in a training
 
 
@@ -177,7 +179,7 @@ class Task(LightningModule):
             else:  # (b, views, …): the mean of the views' probabilities, of one view at a time, for a clip has many
                 logits = torch.stack([self(view).float().softmax(1) for view in inputs.unbind(1)]).mean(0).log()
         except (RuntimeError, AssertionError) as error:
-            said = str(error) or "it may take pictures of one size only (--data.dataset.preset.size)"
+            said = str(error) or "perhaps it wants another size (--data.dataset.preset.size)"
             if isinstance(error, torch.OutOfMemoryError) or not WRONG_INPUT.search(said):
                 raise
             shape = "×".join(map(str, inputs[0].shape))

@@ -35,7 +35,7 @@ def add_batch_normed(
         mean_p: that mean, p̄.
         nodes: the reasoned nodes Z.
         weight: the weight We that takes states to channels.
-        norm: with a weight, a bias and running statistics.
+        norm: with a weight and a bias, and in evaluation mode with running statistics.
 
     Raises:
         ValueError: in training mode, there is one value a channel only, so no variance.

@@ -204,3 +204,16 @@ def test_the_random_state_stays():
     unit, before = glore.GloRe2d(16), torch.get_rng_state()
     folded(unit, torch.zeros(1, 16, 4, 4))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_pruned_convolutions_are_left_as_they_are():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    nn.utils.prune.l1_unstructured(net[0], "weight", 0.5)
+    x = torch.randn(2, 3, 9, 9)
+    assert_same(live(net), folded(net, x), x)
+
+
+def test_half_precision_is_folded_as_far_as_it_goes():
+    net = live(small.small_classifier(10, depths=(1, 1, 1), units={"res3": 1}, unit=glore.GloRe2d)).bfloat16()
+    other = folded(net, torch.randn(1, 3, 32, 32, dtype=torch.bfloat16))
+    assert norms(other) < norms(net)

@@ -348,6 +348,7 @@ def test_a_unit_that_changes_the_shape():
         ("swin_tiny_patch4_window7_224", {"layers.2.blocks": 1}, "tokens or a channels-last map"),
         ("swinv2_tiny_window8_256", {"layers.1.blocks": 1}, "tokens or a channels-last map"),
         ("mixer_s32_224", {"blocks": 1}, "tokens or a channels-last map"),
+        ("tiny_vit_5m_224", {"stages.1.blocks": 1}, "tokens or a channels-last map"),
         ("pvt_v2_b0", {"stages.2.blocks": 1}, r"takes \(Tensor, tuple\) and not a single map"),
         ("densenet121", {"features.denseblock2": 1}, r"takes \(list\) and not a single map"),
         ("selecsls42b", {"features": (2,)}, r"takes \(list\) and not a single map"),
@@ -555,3 +556,36 @@ def test_the_output_is_that_of_the_units():
     by_hand = model.stage2(model.down(model.stage1[4](model.stage1[3](unit(x)))))
     assert relative(model(EXAMPLE), model.head(by_hand.mean((2, 3)))) < 1e-6
     assert not torch.equal(model(EXAMPLE), plain)
+
+
+def test_networks_that_can_be_quantised_later_take_units():
+    models = pytest.importorskip("torchvision").models
+    net = models.quantization.resnet18(weights=None)
+    assert len(units_of(insert(net, {"layer3": 1}, GloRe2d, example=torch.randn(PICTURE)))) == 1
+
+
+class Box:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def test_outputs_of_a_class_of_ones_own_are_opened():
+    class Boxed(Net):
+        def forward(self, x):
+            return Box(super().forward(x))
+
+    class Empty(Net):
+        def forward(self, x):
+            super().forward(x)
+            return Box(None)
+
+    assert len(units_of(insert(Boxed(), {"stage1": 1}, GloRe2d, example=EXAMPLE))) == 1
+    refuses(Empty(), {"stage1": 1}, "holds no tensor that can be compared")
+
+
+def test_inputs_may_be_lists_of_tensors():
+    class Listed(Net):
+        def forward(self, pictures):
+            return super().forward(torch.stack(pictures))
+
+    insert(Listed(), {"stage1": 1}, GloRe2d, example=([torch.randn(3, 16, 16)],))

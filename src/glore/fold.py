@@ -25,7 +25,8 @@ from glore.units import products
 from glore.units.glore import GloRe, GraphConvolution
 from glore.units.ndim import BATCH_NORMS, CONVS
 
-TOLERANCE = 1e-4  # of the largest output
+# of the largest output
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 def folded(net: nn.Module, example: Tensor) -> nn.Module:
@@ -59,11 +60,11 @@ def folded(net: nn.Module, example: Tensor) -> nn.Module:
                 _merge_states(unit)
         for conv, norm in _pairs(net, example):
             _fold(net, conv, norm)
-    moved = probe.difference(probe.run(net, (example,)), expected)
-    if not moved <= TOLERANCE:  # nor if it is no number
+    moved, allowed = probe.difference(probe.run(net, (example,)), expected), TOLERANCE[example.dtype]
+    if not moved <= allowed:  # nor if it is no number
         raise ValueError(
             f"folded: the outputs of this {type(net).__name__} move by {moved:.1e} of the largest, more than "
-            f"{TOLERANCE:.0e}: use the network as it is"
+            f"{allowed:.0e}: use the network as it is"
         )
     return net
 
@@ -84,7 +85,7 @@ def _fold(net: nn.Module, conv: probe.Call, norm: probe.Call) -> None:
     behind = nn.Sequential(OrderedDict(norm.module.named_children())) or nn.Identity()  # such as an activation
     fused: nn.Module = fuse_conv_bn_eval(conv.module, norm.module)  # type: ignore[type-var, arg-type]
     x = torch.randn_like(conv.inputs[0])  # what was there may have been written over
-    if probe.difference(behind(fused(x)), norm.module(conv.module(x))) < TOLERANCE:
+    if probe.difference(behind(fused(x)), norm.module(conv.module(x))) < TOLERANCE[x.dtype]:
         new = {conv.module: fused, norm.module: behind}
         for path, module in list(net.named_modules(remove_duplicate=False)):
             if module in new:
@@ -106,8 +107,13 @@ def _pairs(net: nn.Module, example: Tensor) -> list[tuple[probe.Call, probe.Call
     return [
         (conv, norm)
         for conv, norm in pairs
-        if uses.counts[conv.output] == 1 and norm.module.running_mean is not None and not is_parametrized(conv.module)
+        if uses.counts[conv.output] == 1 and norm.module.running_mean is not None and _has_its_weight(conv.module)
     ]
+
+
+def _has_its_weight(conv: nn.Module) -> bool:
+    """Whether a convolution's weight is a parameter of its own, and not made anew in each call, as by pruning."""
+    return not is_parametrized(conv) and "weight" in conv._parameters
 
 
 class _Uses(TorchDispatchMode):

@@ -13,6 +13,7 @@ from numbers import Integral
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from glore import probe
 
@@ -129,6 +130,7 @@ def insert(
         {index: _made(unit, place.blocks[index][1], features) for index, features in behind.items()}
         for place, behind in zip(places, maps, strict=True)
     ]
+    del calls, maps  # which hold the maps of all blocks
     try:
         for place, units in zip(places, new, strict=True):
             place.thread(units)
@@ -288,8 +290,7 @@ def _check_arguments(model: Any, where: Any, unit: Any, example: Any) -> None:
         raise ValueError(f"where={where!r} must map paths to numbers of units or indices, as {{'layer2': 2}} does")
     if isinstance(unit, nn.Module) or not callable(unit):
         raise ValueError(f"unit is a {type(unit).__name__}: give what makes a unit from its channels, as GloRe2d does")
-    parts = example if isinstance(example, tuple) else (example,)
-    if not (example is None or any(isinstance(part, Tensor) for part in parts)):
+    if not (example is None or any(isinstance(part, Tensor) for part in tree_leaves(example))):
         raise ValueError(f"example is a {type(example).__name__} without a tensor: give an input, not its shape")
 
 

@@ -47,11 +47,12 @@ def recorded(modules: Iterable[nn.Module], *, skip: bool = False) -> Iterator[li
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; training flags and random state come back as they were."""
     training = [(module, module.training) for module in model.modules()]
-    devices = {parameter.device for parameter in model.parameters() if parameter.is_cuda}
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type not in ("cpu", "meta")}
+    kind = next(iter(devices)).type if devices else "cuda"
     try:
         for module, _ in training:
             module.training = False  # not eval(): some layers do more there than set the flag
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with torch.no_grad(), torch.random.fork_rng(devices=devices, device_type=kind):
             yield
     finally:
         for module, flag in training:
@@ -93,8 +94,14 @@ def inputs_for(model: nn.Module, example: Example) -> tuple[Any, ...]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two outputs of a network, of any structure, agree but for what a device's choice of kernels changes."""
-    ours, theirs = tree_leaves(a), tree_leaves(b)
+    """Whether two outputs of a network, of any structure, agree but for what a device's choice of kernels changes.
+
+    Raises:
+        ValueError: there is no tensor in them that can be compared.
+    """
+    ours, theirs = _leaves(a), _leaves(b)
+    if not any(isinstance(leaf, Tensor) for leaf in theirs):
+        raise ValueError(f"the output, a {type(b).__name__}, holds no tensor that can be compared")
     return len(ours) == len(theirs) and all(
         _close(x, y)
         for x, y in zip(ours, theirs, strict=True)
@@ -109,9 +116,21 @@ def difference(a: Any, b: Any) -> float:
         >>> difference([torch.tensor([1.0, 4.0])], [torch.tensor([2.0, 4.0])])
         0.25
     """
-    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    pairs = [
+        (x, y) for x, y in zip(_leaves(a), _leaves(b), strict=True) if isinstance(y, Tensor) and y.is_floating_point()
+    ]
+    if not pairs:
+        raise ValueError(f"the output, a {type(b).__name__}, holds no numbers that can be compared")
     shares = [(x - y).abs().max() / y.abs().max().clamp_min(torch.finfo(y.dtype).tiny) for x, y in pairs]
     return float(torch.stack(shares).max())
+
+
+def _leaves(output: Any) -> list[Any]:
+    """What an output is made of; objects that torch does not know, such as dataclasses, are opened."""
+    leaves = tree_leaves(output)
+    if len(leaves) == 1 and not isinstance(leaves[0], Tensor) and hasattr(leaves[0], "__dict__"):
+        return tree_leaves(dict(vars(leaves[0])))
+    return leaves
 
 
 def _close(x: Tensor, y: Tensor) -> bool:
@@ -126,14 +145,28 @@ LAST_AXIS = (nn.Linear, nn.LayerNorm)
 
 
 def channels_last(features: Tensor, calls: Iterable[Call]) -> bool:
-    """Whether layers that take or make maps of this shape have its last axis for channels, and none its second."""
-    kinds = {
-        type(call.module)
+    """Whether layers that take or make maps of this shape have its last axis for channels, and none its second.
+
+    Where none does, as in blocks that cut maps into windows, the layers' widths tell.
+    """
+    seen = [
+        call.module
         for call in calls
         for tensor in (*call.inputs[:1], call.output)
         if isinstance(tensor, Tensor) and tensor.shape == features.shape
-    }
-    return any(kind in LAST_AXIS for kind in kinds) and not any(issubclass(kind, FIRST_AXIS) for kind in kinds)
+    ]
+    if any(type(module) in LAST_AXIS for module in seen):
+        return not any(isinstance(module, FIRST_AXIS) for module in seen)
+    widths = {(isinstance(call.module, FIRST_AXIS), _width(call.module)) for call in calls}
+    return (False, features.shape[-1]) in widths and (True, features.shape[1]) not in widths
+
+
+def _width(layer: nn.Module) -> int | None:
+    """How many channels a layer takes, of those that tell which axis they are."""
+    for name in ("in_channels", "num_features", "num_channels", "in_features"):
+        if isinstance(layer, (*FIRST_AXIS, *LAST_AXIS)) and hasattr(layer, name):
+            return int(getattr(layer, name))
+    return layer.normalized_shape[-1] if isinstance(layer, nn.LayerNorm) else None
 
 
 # where a class comes from → what such a model is, and what to do first
@@ -147,12 +180,16 @@ WRAPPERS = {
 }
 
 
+# what stands in float networks that can be quantised later
+STUBS = ("QuantStub", "DeQuantStub", "QuantWrapper", "FloatFunctional")
+
+
 def refuse_wrapped(model: nn.Module) -> None:
     """Raise a ValueError if the model, or a part of it, is compiled, wrapped or quantised."""
     for path, module in model.named_modules():
         for kind in type(module).__mro__:
             for origin, problem in WRAPPERS.items():
-                if f"{kind.__module__}.".startswith(f"{origin}."):
+                if f"{kind.__module__}.".startswith(f"{origin}.") and kind.__name__ not in STUBS:
                     raise ValueError(f"model: {path or type(module).__name__!r} is {problem}")
         if module._compiled_call_impl is not None:
             raise ValueError(f"model: {path or type(module).__name__!r} is {WRAPPERS['torch._dynamo']}")

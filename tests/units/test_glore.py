@@ -495,3 +495,11 @@ def test_sizes_default_to_half_and_a_quarter():
 def test_bad_sizes_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name}={value!r}"):
         GloRe2d(16, **{name: value})
+
+
+def test_first_derivatives_go_through_a_checkpoint():
+    unit, x = live(GloRe2d(8, states=3, nodes=2)).train(), torch.randn(2, 8, 12, 13, requires_grad=True)
+    out = torch.utils.checkpoint.checkpoint(unit, x, use_reentrant=False)
+    (dx,) = torch.autograd.grad(out.square().sum(), x, create_graph=True)
+    (expected,) = torch.autograd.grad(unit(x).square().sum(), x)
+    torch.testing.assert_close(dx, expected)

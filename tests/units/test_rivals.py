@@ -89,3 +89,7 @@ def test_softmax_non_local_keeps_no_map_over_pairs():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         unit(x)
     assert largest <= 8 * 1600
+
+
+def test_global_context_has_a_bottleneck_that_its_norm_leaves_something_of():
+    assert [GlobalContext2d(channels).reduce.out_features for channels in (4, 16, 64, 256)] == [4, 8, 8, 16]

@@ -52,9 +52,7 @@ class FCN(nn.Sequential):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        _check(width, dropout)
-        if units < 1:
-            raise ValueError(f"units={units} must be at least 1; for none, give unit=None")
+        _check(dropout, classes=classes, width=width, units=units)  # unit=None for none
         self.reduce = conv_norm_relu(inputs, width, 3)
         self.context = nn.Sequential(*(unit(width) for _ in range(units) if unit is not None))
         self.smooth = conv_norm_relu(width, width, 3)
@@ -91,9 +89,9 @@ class PSP(nn.Module):
         self, inputs: int, classes: int, width: int = 512, bins: Sequence[int] = (1, 2, 3, 6), dropout: float = 0.1
     ) -> None:
         super().__init__()
-        _check(width, dropout)
-        if not bins or min(bins) < 1:
-            raise ValueError(f"bins={list(bins)} must be cells a side, at least 1 each")
+        _check(dropout, classes=classes, width=width)
+        if not bins or min(bins) < 1 or len(bins) > inputs:
+            raise ValueError(f"bins={list(bins)} must be cells a side, at least 1 each, of at most {inputs} grids")
         each = inputs // len(bins)
         self.grids = nn.ModuleList(nn.Sequential(nn.AdaptiveAvgPool2d(b), conv_norm_relu(inputs, each)) for b in bins)
         self.reduce = conv_norm_relu(inputs + each * len(bins), width, 3)
@@ -143,7 +141,7 @@ class DenseASPP(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        _check(width, dropout)
+        _check(dropout, inputs=inputs, classes=classes, width=width, inner=inner, growth=growth)
         if not dilations or min(dilations) < 1:
             raise ValueError(f"dilations={list(dilations)} must be at least 1 each")
         self.reduce = conv_norm_relu(inputs, width)
@@ -165,8 +163,9 @@ class DenseASPP(nn.Module):
         return self.classify(self.dropout(x))  # (b, k, h, w)
 
 
-def _check(width: int, dropout: float) -> None:
-    if width < 1:
-        raise ValueError(f"width={width} must be at least 1 channel")
+def _check(dropout: float, **counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}={count} must be at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must be a share in [0, 1)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ PUBLISHED = {(23, 3): (5, 11, 17)}  # (blocks, units) → places in the publishe
 
 def block_indices(count: int, wanted: int | Sequence[int]) -> tuple[int, ...]:
     """As `glore.insert.indices`, but where the published networks have another order."""
-    published = PUBLISHED.get((count, wanted)) if isinstance(wanted, int) else None
+    published = PUBLISHED.get((count, int(wanted))) if isinstance(wanted, Integral) else None
     return published or indices(count, wanted)
 
 

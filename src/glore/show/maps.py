@@ -8,9 +8,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.parametrize import is_parametrized
 
+from glore import probe
 from glore.units import GloRe
-from glore.units.ndim import BATCH_NORMS
+from glore.units.ndim import CONVS
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,11 @@ def unit_maps(net: nn.Module, sample: Tensor) -> list[UnitMaps]:
         seen.append(_maps(units[unit], unit, inputs[0]))
 
     handles = [unit.register_forward_pre_hook(look) for unit in units]
-    modes = {module: module.training for module in net.modules()}
     try:
-        with torch.no_grad():
-            net.eval()(sample)
+        probe.run(net, (sample,))
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return seen
 
 
@@ -95,22 +94,24 @@ def node_energy(unit: GloRe, x: Float[Tensor, "1 c *space"]) -> Float[Tensor, "n
     says that the branch is larger without the node.
 
     Raises:
-        ValueError: the unit's last norm is not a batch norm, so the branch is no such sum.
+        ValueError: the branch is no such sum: the unit's last norm is no batch norm with weights and statistics, or its
+            last convolution no plain one.
     """
-    if not isinstance(unit.norm, BATCH_NORMS):
+    norm, extend = unit.norm, unit.extend
+    if not isinstance(norm, _BatchNorm) or norm.running_mean is None or norm.running_var is None or norm.weight is None:
         raise ValueError(
-            f"the unit's norm is a {type(unit.norm).__name__}; a batch norm makes the branch a sum over nodes"
+            f"the unit's norm is {norm}; a batch norm with weights and statistics makes the branch a sum over nodes"
         )
-    norm = unit.norm
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
+    if type(extend) not in CONVS or is_parametrized(extend):
+        raise ValueError(f"the unit's last convolution is a {type(extend).__name__}, of which the weight says not all")
     p = unit.projection(x).flatten(2)[0].double()  # (n, l)
     states = unit.state(x).flatten(2)[0].double()  # (s, l)
     pooled = states @ p.mT / (p.shape[-1] if unit.normalize else 1)  # (s, n)
     z = unit.graph_layers(pooled[None].to(x.dtype))[0].double()  # (s, n)
     scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).double()  # (c)
-    m = scale[:, None] * (unit.extend.weight.flatten(1).double() @ z)  # (c, n)
+    m = scale[:, None] * (extend.weight.flatten(1).double() @ z)  # (c, n)
     shift = norm.bias.double() - scale * norm.running_mean.double()  # (c)
+    shift = shift if extend.bias is None else shift + scale * extend.bias.double()
     branch = m @ p + shift[:, None]  # (c, l)
     with_branch = ((m.mT @ branch) * p).sum(1)  # <T_k, B>: (n)
     alone = m.square().sum(0) * p.square().sum(1)  # |T_k|²: (n)

@@ -18,14 +18,15 @@ from glore.units.ndim import Unit, one_of, whole
 class GlobalContext(Unit):
     """Pool by attention, transform, fuse; use `GlobalContext1d`, `GlobalContext2d` or `GlobalContext3d`.
 
-    With `fusion="add"` a fresh block is the identity, because its last layer starts at zero.
+    The last layer starts at zero: with `fusion="add"` a fresh block is the identity, with `"scale"` it halves the map.
 
     Shapes:
         `(b, c, *space)` to the same.
 
     Args:
         channels: channels c of the map.
-        hidden: width of the bottleneck; `max(1, channels // 16)` by default.
+        hidden: width of the bottleneck; a sixteenth of the channels by default, but at least 8: a norm over one or two
+            numbers tells nothing of them.
         fusion: `"add"` the transformed context, as published, or `"scale"` by its sigmoid.
 
     Raises:
@@ -43,16 +44,15 @@ class GlobalContext(Unit):
 
     def __init__(self, channels: int, *, hidden: int | None = None, fusion: Literal["add", "scale"] = "add") -> None:
         super().__init__(channels)
-        hidden = whole("hidden", max(1, channels // 16) if hidden is None else hidden)
+        hidden = whole("hidden", max(min(channels, 8), channels // 16) if hidden is None else hidden)
         self.fusion = one_of("fusion", fusion, ("add", "scale"))
         self.attention = self.conv(channels, 1)
         nn.init.kaiming_normal_(self.attention.weight, mode="fan_in", nonlinearity="relu")
         self.reduce = nn.Linear(channels, hidden)
         self.norm = nn.LayerNorm(hidden)
         self.expand = nn.Linear(hidden, channels)
-        if fusion == "add":
-            nn.init.zeros_(self.expand.weight)
-            nn.init.zeros_(self.expand.bias)
+        nn.init.zeros_(self.expand.weight)
+        nn.init.zeros_(self.expand.bias)
 
     def forward(self, x: Float[Tensor, "b c *space"]) -> Float[Tensor, "b c *space"]:
         self.check(x)

@@ -28,8 +28,8 @@ class NonLocal(Unit):
         hidden: width of the embeddings; `max(1, channels // 2)` by default.
         form: `"softmax"`, the embedded Gaussian, quadratic in the number of positions l; or `"dot_product"`, divided
             by l, which associates and is linear in l here.
-        scale: factor of the similarities before the softmax. The paper has none; elsewhere it is
-            `channels ** -0.5`.
+        scale: factor of the similarities before the softmax. The paper has none; the authors' code has
+            `hidden ** -0.5`, others `channels ** -0.5`.
 
     Raises:
         ValueError: an argument is out of range, or the map does not fit the unit.

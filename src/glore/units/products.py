@@ -183,7 +183,8 @@ class _Once(Function):
     def backward(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(
             "a GloRe unit in training mode can be differentiated once only: for second derivatives put it into "
-            "evaluation mode, or register a hook on one of its convolutions, which sends it through the direct order"
+            "evaluation mode, or register a hook on its projection, state or extend, which sends it through the direct "
+            "order"
         )
 
 
@@ -191,17 +192,18 @@ def once(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., tu
     """Make a backward raise when it is itself differentiated.
 
     torch's own `once_differentiable` cuts the graph instead, so that `torch.autograd.grad` and `torch.func` get second
-    derivatives without this share, and no error.
+    derivatives without this share, and no error. The saved tensors are handed to it, before the gradients.
     """
 
     @functools.wraps(backward)
     def guarded(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # once: a checkpoint gives them no second time
         with torch.no_grad():
-            results = backward(ctx, *grads)
+            results = backward(ctx, saved, *grads)
         if not torch.is_grad_enabled():
             return results
         made = [result for result in results if result is not None]
-        handed = iter(_Once.apply(len(made), *made, *grads, *ctx.saved_tensors))
+        handed = iter(_Once.apply(len(made), *made, *grads, *saved))
         return tuple(None if result is None else next(handed) for result in results)
 
     return guarded
@@ -225,9 +227,9 @@ class _LeanPool(Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+    def backward(ctx: Any, saved: tuple[Tensor, ...], *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         d_residual, d_centred, d_mean_p, d_pooled, _ = grads
-        x, weight, centred, mean_p, mean_x = ctx.saved_tensors
+        x, weight, centred, mean_p, mean_x = saved
         scale = 1 / x.shape[-1]
         with as_typed(x):
             xl, dg = cast(x, ctx.dtype), d_pooled.to(centred.dtype)

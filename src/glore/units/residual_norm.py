@@ -131,9 +131,9 @@ class _LeanBatchNorm(Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, saved: tuple[Tensor, ...], *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_out = grads[0]
-        centred, mean_p, nodes, weight, norm_weight, covariance = ctx.saved_tensors
+        centred, mean_p, nodes, weight, norm_weight, covariance = saved
         samples, _, positions = centred.shape
         with as_typed(d_out):
             stats, dtype = mean_p.dtype, centred.dtype

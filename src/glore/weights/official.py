@@ -247,7 +247,9 @@ def _is_published(module: nn.Module) -> bool:
 def _rebuilt(theirs: nn.Module) -> GloRe:
     """Our unit around the published module's own layers."""
     more = [*(set(theirs._modules) - CHILDREN), *theirs._parameters, *theirs._buffers]
-    more += [f"{len(hooks)} hooks" for hooks in (theirs._forward_hooks, theirs._forward_pre_hooks) if hooks]
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    hooks = [getattr(module, kind) for module in (theirs, theirs.get_submodule("gcn")) for kind in kinds]
+    more += [f"{len(some)} hooks" for some in hooks if some]
     if more:
         raise ValueError(
             f"model: a {type(theirs).__name__} has more in it than the published module: {', '.join(sorted(more))}. "

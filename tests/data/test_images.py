@@ -11,7 +11,7 @@ from PIL import Image
 from glore.data import pictures, transforms
 from glore.data.broken import BrokenSampleError
 from glore.data.folders import files_in, listed
-from glore.data.images import Cifar, ImageFolder, ImageList, ImageNet, Pictures
+from glore.data.images import Cifar, ImageFolder, ImageList, Pictures
 from glore.data.pictures import SUFFIXES, read_picture
 
 SMALL = transforms.Small(8)
@@ -287,16 +287,6 @@ def test_names_may_be_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a/a-0.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/a/\xe9.png"))
     sizes = [len(ImageFolder(split, root, SMALL)) for split in ("train", "val", "test")]
     assert sizes == [32, 4, 4]
-
-
-def test_only_imagenets_folders_have_its_names(tmp_path):
-    timm = pytest.importorskip("timm")
-    folders = timm.data.ImageNetInfo().label_names()
-    own = ImageNet("train", make(tmp_path / "net", *(f"train/{name}" for name in folders), "val/n01440764", count=1))
-    assert own.classes[:2] == ["tench", "goldfish"]
-    folders[7] = "n00000007"  # a thousand others
-    root = make(tmp_path / "other", *(f"train/{name}" for name in folders), "val/n01440764", count=1)
-    assert ImageNet("train", root).classes == sorted(folders)
 
 
 def test_a_thin_picture_is_no_picture(tmp_path):

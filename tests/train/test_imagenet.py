@@ -5,6 +5,7 @@ import pytest
 import torch
 
 pytest.importorskip("timm")
+import timm
 from PIL import Image
 
 import glore
@@ -73,11 +74,16 @@ def test_classes_by_what_they_show(pictures, tmp_path):
     assert ImageNet("train", str(pictures)).classes == ["n01440764", "n01443537"]
     names = ImageNet.names()
     assert (len(names), names[0], names[985]) == (1000, "tench", "daisy")
-    for k in range(1000):
+    folders = timm.data.ImageNetInfo().label_names()
+    for folder in folders:
         for split in ("train", "val"):
-            (tmp_path / f"{split}/n{k:08}").mkdir(parents=True)
-        (tmp_path / f"train/n{k:08}/a.png").write_bytes(b"")
-    (tmp_path / "val/n00000007/a.png").write_bytes(b"")
+            (tmp_path / split / folder).mkdir(parents=True)
+        (tmp_path / "train" / folder / "a.png").write_bytes(b"")
+    (tmp_path / "val" / folders[7] / "a.png").write_bytes(b"")
     val = ImageNet("val", str(tmp_path))
     assert val.classes == names
-    assert val.samples == [(tmp_path / "val/n00000007/a.png", 7)]
+    assert val.samples == [(tmp_path / "val" / folders[7] / "a.png", 7)]
+    for split in ("train", "val"):
+        (tmp_path / split / folders[8]).rename(tmp_path / split / "n00000008")
+    others = sorted([*folders[:8], "n00000008", *folders[9:]])
+    assert ImageNet("val", str(tmp_path)).classes == others

@@ -1,5 +1,8 @@
-# Each target makes the environment it needs. VENV names another place for it, EXTRAS other extras.
+# Each target makes the environment it needs. VENV names another place for it; EXTRAS fewer extras, of which tests need all.
 VENV ?= .venv
+ifneq ($(words $(VENV)),1)
+$(error VENV=$(VENV) must be one path without spaces)
+endif
 PYTHON ?= python3
 EXTRAS ?= timm,show,video,export
 BIN := $(VENV)/bin
@@ -16,7 +19,7 @@ demo: $(ENV)  ## Compare units on a small task and write a page of results (5 to
 	$(BIN)/glore demo
 
 $(ENV): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable ".[$(EXTRAS)]" --group dev
 	touch $(ENV)
@@ -44,7 +47,7 @@ bench-segmentation: $(ENV)  ## Measure units in a segmentation head at Cityscape
 	$(BIN)/python benchmarks/segmentation.py
 
 bench-decoding: $(ENV)  ## Measure how fast clips are decoded (minutes; FOLDER=DIR for videos of yours too)
-	$(BIN)/python benchmarks/decoding.py $(FOLDER)
+	$(BIN)/python benchmarks/decoding.py $(if $(FOLDER),"$(FOLDER)")
 
 bench-clips: $(ENV)  ## Measure the published 3-D networks (quarter of an hour)
 	$(BIN)/python benchmarks/clips.py
@@ -52,5 +55,5 @@ bench-clips: $(ENV)  ## Measure the published 3-D networks (quarter of an hour)
 bench-export: $(ENV)  ## Measure inference: folded, exported, compiled, channels last, bf16 (quarter of an hour; SMALL=1 tries it out)
 	$(BIN)/python benchmarks/export.py $(if $(SMALL),small)
 
-clean:  ## Remove the environment and everything built
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean:  ## Remove .venv and everything built
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

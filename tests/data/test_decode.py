@@ -75,25 +75,13 @@ def test_the_rate_is_that_of_the_frames(tmp_path):
 def test_no_more_is_decoded_than_is_needed(tmp_path, monkeypatch):
     path = make(tmp_path / "a.mp4", g=5, bf=0, sc_threshold=0)
     with Video(path) as video:
-        seen = []
-        decode = video.container.decode
-
-        class Watched:
-            def __getattr__(self, name):
-                return getattr(video_container, name)
-
-            def decode(self, stream):
-                for frame in decode(stream):
-                    seen.append(frame.pts)
-                    yield frame
-
-        video_container, video.container = video.container, Watched()
+        seen, frames = [], video._frames
+        video._frames = lambda: (seen.append(frame.pts) or frame for frame in frames())
         video.read([12])
-        assert len(seen) <= 3, "from frame 10 on"
+        assert 0 < len(seen) <= 3, "from frame 10 on"
         seen.clear()
         video.read([1, 36])
-        assert len(seen) <= 4, "what lies between is skipped"
-        video.container = video_container
+        assert 0 < len(seen) <= 4, "what lies between is skipped"
 
 
 def test_scaled_frames(tmp_path):

@@ -11,7 +11,7 @@ pytest.importorskip("pytorch_lightning")
 pytest.importorskip("sklearn")
 from glore.cli import main
 
-TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
 def arguments(recipe_path, out):
@@ -22,7 +22,7 @@ def arguments(recipe_path, out):
 
 def test_two_processes_give_the_result_of_one(recipe_path, tmp_path):
     assert main(arguments(recipe_path, tmp_path / "one")) == 0
-    command = [sys.executable, *TWO, "29561", "-m", "glore.cli", *arguments(recipe_path, tmp_path / "two")]
+    command = [sys.executable, *TWO, "-m", "glore.cli", *arguments(recipe_path, tmp_path / "two")]
     two = [*command, "--trainer.devices=2", "--trainer.strategy=ddp"]
     done = subprocess.run(two, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -45,7 +45,7 @@ def test_processes_with_different_recipes_stop(recipe_path, tmp_path):
         'sys.exit(main([*sys.argv[1:], "--model.optimizer.lr", "0.1" if os.environ["RANK"] == "0" else "0.2"]))\n'
     )
     flags = ["fit", "--config", str(recipe_path), "--out", str(tmp_path / "run"), "--trainer.devices=2"]
-    command = [sys.executable, *TWO, "29563", str(script), *flags, "--trainer.strategy=ddp"]
+    command = [sys.executable, *TWO, str(script), *flags, "--trainer.strategy=ddp"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode != 0
     assert "lr is 0.1 in process 0 and 0.2 in process 1): give all of them the same command" in done.stderr

@@ -67,7 +67,9 @@ class Video:
         import av
 
         self.__exit__()
-        self.container = av.open(f"file:{self.path}", metadata_errors="replace")  # a name may have a colon
+        # titles may be of any encoding; later versions take them as they are
+        told: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+        self.container = av.open(f"file:{self.path}", **told)  # a name may have a colon
         streams = [stream for stream in self.container.streams.video if not _is_cover(stream)]
         if not streams:
             raise ValueError("it has no pictures")

@@ -284,7 +284,7 @@ class Data(LightningDataModule):
             num_workers=workers,
             collate_fn=_collated,
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
 
 

@@ -295,3 +295,9 @@ def test_what_a_loading_process_lacks_is_told_with_its_cure(capsys, monkeypatch)
     monkeypatch.setattr(cli, "_run", run)
     assert cli.main(["demo"]) == 2
     assert capsys.readouterr().err == "glore: No module named 'av': pip install 'glore[video]'\n"
+
+
+def test_a_flag_that_every_variant_puts_in_is_refused(capsys):
+    code, _, err = glore(capsys, "compare", "--config", "cifar10", "--model.net.unit", "glore.units.NonLocal2d")
+    assert code == 2
+    assert "--model.net.unit: each of the variants puts in another value" in err

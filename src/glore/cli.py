@@ -96,16 +96,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Take SIGTERM, by which schedulers and containers end a job, as Ctrl-C."""
+    """Take SIGTERM, by which schedulers and containers end a job, as Ctrl-C, and SIGUSR1, by which they say so before.
+
+    Lightning would answer the latter with a checkpoint amid an epoch; ours are of whole epochs.
+    """
 
     def interrupt(number: int, frame: object) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupted(error: BaseException | None) -> bool:

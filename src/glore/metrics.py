@@ -21,8 +21,10 @@ def check_labels(target: Int[Tensor, "*b"], classes: int, ignored: int | None = 
         ignored: a label besides 0 … classes − 1, of what counts for nothing.
 
     Raises:
-        ValueError: a label is neither a class nor `ignored`; the message names it.
+        ValueError: a label is neither a class nor `ignored`, or of another type than int64; the message names it.
     """
+    if target.dtype != torch.int64:
+        raise ValueError(f"the labels are {target.dtype}: give int64")
     wrong = (target < 0) | (target >= classes)
     if ignored is not None:
         wrong &= target != ignored

@@ -201,6 +201,7 @@ def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
         ({"compare.variants": {}}, [], "no variant 'plain' to compare with"),
         ({"compare.baseline": "bare"}, [], "no variant 'bare' to compare with"),
         ({"compare.control": "conv"}, [], "no variant 'conv', which compare.control names"),
+        ({"compare.seeds": []}, [], "must have a seed at least"),
         ({}, ["glroe"], "--variant glroe: the recipe has no such variant; did you mean 'glore'?"),
         ({"compare.variants": {"plain": {"model.net.unt": 1}}}, [], "unknown key model.net.unt"),
         ({"compare.variants": {"plain": {}, "lr 1": {}, "lr-1": {}}}, [], "two variants would share the folder lr-1"),
@@ -220,3 +221,16 @@ def test_a_metric_that_the_task_lacks_is_named(tree, tmp_path):
     with pytest.raises(RecipeError, match=r"compare\.metric='top1' must be one of iou_background"):
         ran(tree, tmp_path)
     assert not list(tmp_path.glob("*/*/curves.csv")), "it was trained before"
+
+
+def test_each_rival_is_paired_over_its_own_seeds_and_a_step_time_has_its_baseline(tree, tmp_path):
+    put(tree, "epochs", 1)
+    grid = Grid.of(tree, tmp_path)
+    assert not list(compare.run(grid, grid.pick(["plain", "glore"])))
+    assert not list(compare.run(grid, grid.pick(["plain+conv"], [0])))
+    found = {verdict.variant: verdict for verdict in results.verdicts(grid)}
+    assert {name: d.seeds for name, d in found["glore"].differences.items()} == {"plain": 2, "plain+conv": 1}
+    assert "step time" in found["glore"].figures
+    put(tree, "compare.baseline", "plain+conv")
+    other = {verdict.variant: verdict for verdict in results.verdicts(Grid.of(tree, tmp_path))}
+    assert "step time" not in other["plain"].figures

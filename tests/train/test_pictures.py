@@ -326,7 +326,7 @@ def test_other_classes_or_pictures_are_refused_when_a_run_goes_on(pictures, tmp_
     for i in range(5):
         (pictures / f"red/{i}.jpg").rename(pictures / f"red/{i}.no")
     assert main(["fit", *flags(pictures), "--out", str(out)]) == 2
-    assert re.search(r"holds a training on 48 samples, and the data have 4\d now", capsys.readouterr().err)
+    assert "holds a training on other samples than the data have now" in capsys.readouterr().err
 
 
 def test_a_variant_may_be_about_first_weights(pictures, tmp_path):
@@ -364,7 +364,7 @@ def test_a_finished_training_says_so_and_that_its_data_changed(pictures, tmp_pat
     for i in range(20):
         (pictures / f"red/{i}.jpg").with_stem(f"more{i}").write_bytes((pictures / f"red/{i}.jpg").read_bytes())
     assert main(command) == 2
-    assert re.search(r"holds a training on 48 samples, and the data have 64 now", capsys.readouterr().err)
+    assert re.search(r"holds a training on other samples than the data have now", capsys.readouterr().err)
 
 
 def test_a_data_set_may_choose_its_preset_itself(pictures):

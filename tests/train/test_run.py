@@ -115,6 +115,44 @@ def test_a_stopped_run_goes_on_bit_for_bit(tree, tmp_path, step, workers, left):
     assert (tmp_path / "whole/curves.csv").read_text() == (tmp_path / "stopped/curves.csv").read_text()
 
 
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_run_that_ends_by_steps_goes_on_bit_for_bit(tree, tmp_path, every):
+    put(tree, "trainer.max_steps", 8)  # of nine
+    put(tree, "trainer.check_val_every_n_epoch", every)
+    trained(tree, tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        trained(tree, tmp_path / "stopped", StopAt(4))
+    epochs = Epochs()
+    trained(tree, tmp_path / "stopped", epochs)
+    assert epochs.seen == [1, 2]
+    assert same(tmp_path / "whole/last.safetensors", tmp_path / "stopped/last.safetensors")
+    assert (tmp_path / "whole/curves.csv").read_text() == (tmp_path / "stopped/curves.csv").read_text()
+    assert torch.load(tmp_path / "stopped/resume.ckpt", weights_only=True)["global_step"] == 8
+    epochs = Epochs()
+    trained(tree, tmp_path / "stopped", epochs)
+    assert not epochs.seen
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (
+            {"class_path": "EarlyStopping", "init_args": {"monitor": "val_miou"}},
+            "metric `val_miou` which is not available",
+        ),
+        ({"class_path": "LearningRateMonitor"}, "Cannot use `LearningRateMonitor` callback"),
+        (
+            {"class_path": "GradientAccumulationScheduler", "init_args": {"scheduling": {0: 2}}},
+            "give --trainer.accumulate_grad_batches",
+        ),
+    ],
+)
+def test_callbacks_that_cannot_work_are_told_in_one_line(tree, tmp_path, callback, message):
+    put(tree, "trainer.callbacks", [callback])
+    with pytest.raises(ValueError, match=message):
+        trained(tree, tmp_path)
+
+
 def test_augmentation_by_numpy_goes_on_bit_for_bit(tree, tmp_path):
     put(tree, "data.dataset", "made.Noise")
     trained(tree, tmp_path / "whole")

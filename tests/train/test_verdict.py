@@ -107,3 +107,13 @@ def test_words(against, word):
 def test_a_difference_is_told_in_points():
     assert str(d(0.012, 0.004, 0.0204)) == "+1.2 (95 % 0.4 … 2.0)"
     assert str(d(-0.012, -0.0204, 0.004)) == "−1.2 (95 % −2.0 … 0.4)"
+
+
+def test_few_samples_that_differ_tell_nothing():
+    """Four pictures that one alone gets right of a hundred: a sign test has p = 0.125."""
+    one = torch.zeros(1, 100, 2, dtype=torch.long)
+    one[..., 1], other = 1, one.clone()
+    other[..., 1] = 1
+    one[0, :4, 0] = 1
+    told = difference(one, other, lambda sums: sums[..., 0].double() / sums[..., 1])
+    assert judge([told], 0.005) == "cannot tell: on all but 4 test samples they agree"

@@ -27,17 +27,23 @@ def demo(options: argparse.Namespace, flags: list[str]) -> int:
 
 def compare(options: argparse.Namespace, flags: list[str]) -> int:
     """Run the cells that are not finished, then tell what came out."""
-    return _compare(
-        _compared(options.config, flags), options.out or default_out(options.config), options.variant, options.seed
-    )
+    compared = _compared(options.config, flags, options.variant)
+    return _compare(compared, options.out or default_out(options.config), options.variant, options.seed)
 
 
-def _compared(config: str, flags: list[str]) -> dict[str, object]:
-    from glore.train import tree
+def _compared(config: str, flags: list[str], chosen: list[str] | None = None) -> dict[str, object]:
+    from glore.train import recipe, tree
 
     if any(flag.partition("=")[0] == "--seed_everything" for flag in flags):
         raise ValueError("--seed_everything: a comparison has a seed for each cell; give --seed N, or compare.seeds")
-    return tree.read(["--config", config, *flags])
+    read = tree.read(["--config", config, *flags])
+    variants = recipe.Recipe(read).comparison.variants
+    own = [variants[name].keys() for name in chosen or variants if name in variants]
+    for flag in flags:
+        key = flag.partition("=")[0].removeprefix("--")
+        if own and all(any(f"{key}.".startswith(f"{other}.") for other in keys) for keys in own):
+            raise ValueError(f"--{key}: each of the variants puts in another value; glore fit takes it")
+    return read
 
 
 def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:

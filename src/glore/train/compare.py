@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 from glore import measure
 from glore.train import results
 from glore.train.blame import RecipeError
-from glore.train.data import Data, Draw, Seeded
+from glore.train.data import Draw, Seeded
 from glore.train.folder import RESUME
 from glore.train.grid import Cell, Grid
 from glore.train.progress import Progress
@@ -40,7 +40,8 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
         _check_metric(grid, result["metrics"])
     for cell in [] if todo else chosen[:1]:
         with suppress(FileNotFoundError):  # a result may be looked at without its data
-            _check_data(grid, cell, cell.recipe.make_data())
+            made = cell.recipe.make_data()
+            _check_data(grid, cell, {split: made.fingerprint(split) for split in ("train", "test")})
     for cell in {cell.variant: cell for cell in todo}.values():
         cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
     with closing(Progress(len(todo), grid.metric)) as progress:
@@ -68,14 +69,15 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
             "--trainer.devices 1"
         )
     _check_metric(grid, this.task.names(this.data.split("train").classes))
-    _check_data(grid, cell, this.data)
     (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
     rival, _ = baseline.recipe.make(empty=going_on)
     alike = _source(cell.recipe) == _source(baseline.recipe)
     data = {split: this.data.fingerprint(split) for split in ("train", "test")}  # told before, if it cannot be read
+    _check_data(grid, cell, data)
     this.fit(start=rival.net.state_dict() if alike else None)  # the same for all, wherever their networks agree
     step_time = 0.0 if cell == baseline or not this.trainer.is_global_zero else _step_time(this, rival)
-    this.finish(variant=cell.variant, seed=cell.seed, step_time=step_time, data=data)
+    about = {"variant": cell.variant, "seed": cell.seed, "baseline": baseline.variant}
+    this.finish(**about, step_time=step_time, data=data)
 
 
 def _check_metric(grid: Grid, known: Collection[str]) -> None:
@@ -83,11 +85,11 @@ def _check_metric(grid: Grid, known: Collection[str]) -> None:
         raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
 
 
-def _check_data(grid: Grid, cell: Cell, data: Data) -> None:
-    """Refuse data on which finished cells were not tested, or those of the same variant not trained."""
+def _check_data(grid: Grid, cell: Cell, data: Mapping[str, str]) -> None:
+    """Refuse data, by their fingerprints, on which finished cells were not tested, or the variant's not trained."""
     for other, result in grid.finished():
         for split, known in result.get("data", {}).items():
-            if (split == "test" or other.variant == cell.variant) and known != data.fingerprint(split):
+            if (split == "test" or other.variant == cell.variant) and known != data[split]:
                 raise RecipeError(
                     f"{grid.out} has results on other data than these ({split} split of {other.name}): give the same "
                     "data, or choose another --out"
@@ -106,6 +108,7 @@ def _step_time(this: Run, rival: Task) -> float:
     own = this.data.batch_size // this.trainer.world_size
     items = [Seeded(this.data.split("train"), "replace")[Draw(i, i)] for i in range(own)]
     inputs, target, _ = (part.to(device) for part in precision.convert_input(default_collate(items)))
+    inputs, target = this.task.mixed(inputs, target)
 
     def step(task: Task) -> None:
         with precision.forward_context():

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
@@ -171,6 +172,7 @@ class Data(LightningDataModule):
         self.make, self.batch_size, self.workers, self.seed = dataset, batch_size, workers, seed
         self.eval_batch_size = eval_batch_size or batch_size
         self.splits: dict[str, Dataset[Any]] = {}
+        self.max_steps = -1  # of a training that ends by steps
 
     def setup(self, stage: str) -> None:
         for split in SPLITS[stage]:
@@ -191,6 +193,8 @@ class Data(LightningDataModule):
     def fingerprint(self, split: str) -> str:
         """What tells a split from another one: its classes, and how many items it has, by what names of files."""
         dataset = self.split(split)
+        if not hasattr(dataset, "classes"):
+            raise ValueError(f"{type(dataset).__name__} must have the names of its classes, in order, as classes")
         names = [Path(named(dataset, item)).name for item in range(len(dataset))]
         told = json.dumps([list(map(str, dataset.classes)), names])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
@@ -218,7 +222,12 @@ class Data(LightningDataModule):
         batches, limit = len(self.split("train")) // self.batch_size, trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+        steps = math.inf if self.max_steps == -1 else self.max_steps
+        if any(isinstance(callback, GradientAccumulationScheduler) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "trainer.callbacks: GradientAccumulationScheduler hides from the schedule how many steps there are: "
+                "give --trainer.accumulate_grad_batches"
+            )
         whole = min(steps, math.ceil(batches / trainer.accumulate_grad_batches) * epochs)
         if whole == math.inf:
             raise ValueError("trainer.max_epochs or trainer.max_steps is needed: the schedule has to know the end")
@@ -284,6 +293,7 @@ class Data(LightningDataModule):
             num_workers=workers,
             collate_fn=_collated,
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # or a loader that begins would change what the training draws
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
         )
 

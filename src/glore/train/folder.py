@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import math
 import re
 import statistics
 import time
@@ -85,12 +86,12 @@ class Keep(Checkpoint):
         self.step_seconds: list[float] = []
         self.waited = self.spent = 0.0  # seconds, for data and in all, of the epochs' batches
         self.stopped = False  # early, by another callback
-        self.items: int | None = None  # training samples
+        self.data: str | None = None  # the fingerprint of the training samples
         self.validated = self.trained = False  # this epoch, and anything by this process
         self.faults: dict[tuple[str, int], str] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("curves", "step_seconds", "waited", "spent", "stopped", "items")
+        kept = ("curves", "step_seconds", "waited", "spent", "stopped", "data")
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -98,13 +99,13 @@ class Keep(Checkpoint):
             setattr(self, name, value)
 
     def on_fit_start(self, trainer: Trainer, task: LightningModule) -> None:  # of a finished training, too
-        dataset = trainer.datamodule.split("train")  # type: ignore[attr-defined]
-        if self.items not in (None, len(dataset)):
+        data: str = trainer.datamodule.fingerprint("train")  # type: ignore[attr-defined]
+        if self.data not in (None, data):
             raise ValueError(
-                f"{self.folder} holds a training on {self.items} samples, and the data have {len(dataset)} now: give "
-                "it the same data, or choose another --out"
+                f"{self.folder} holds a training on other samples than the data have now: give it the same data, or "
+                "choose another --out"
             )
-        self.items = len(dataset)
+        self.data = data
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
         trainer.should_stop |= self.stopped
@@ -138,6 +139,8 @@ class Keep(Checkpoint):
         now = time.perf_counter()
         self.spent += now - self.ended
         self.ended = now
+        limit = trainer.datamodule.max_steps  # type: ignore[attr-defined]
+        trainer.should_stop |= limit != -1 and trainer.global_step >= limit
 
     @property
     def waiting(self) -> float:
@@ -155,7 +158,8 @@ class Keep(Checkpoint):
             for name, value in trainer.callback_metrics.items()
             if self.validated or not name.startswith("val/")  # those of an earlier epoch stay there
         }
-        before = max((row.get(self.metric, float("-inf")) for row in self.curves), default=float("-inf"))
+        scores = (row.get(self.metric, math.nan) for row in self.curves)
+        before = max((score for score in scores if not math.isnan(score)), default=float("-inf"))
         self.curves.append({"epoch": trainer.current_epoch + 1, **logged})
         best = logged.get(self.metric, float("-inf")) > before
         broken: list[Any] = [task.broken]

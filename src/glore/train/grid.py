@@ -83,6 +83,8 @@ class Grid:
             )
         if comparison.control not in (*variants, Comparison.control):
             raise RecipeError(f"the recipe has no variant {comparison.control!r}, which compare.control names")
+        if not comparison.seeds:
+            raise RecipeError("compare.seeds=[] must have a seed at least")
         slugs = {_slug(name): name for name in variants}
         if len(slugs) < len(variants):
             twins = next(name for name in variants if name not in slugs.values())

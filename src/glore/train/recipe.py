@@ -132,7 +132,7 @@ class Recipe(LightningCLI):
         self._check_pretrained()
         self._check_places()
         with suppress(FileNotFoundError):  # a recipe may be looked at without its data
-            self._count_classes()
+            self.count_classes()
 
     @staticmethod
     def _name_preset(args: Tree) -> None:
@@ -183,8 +183,8 @@ class Recipe(LightningCLI):
                 "'{res4: 1}'"
             )
 
-    def _count_classes(self) -> None:
-        """Give a network whose `classes` are left open as many as its data have."""
+    def count_classes(self) -> None:
+        """Give a network whose `classes` are left open as many as its data have; raises what reading them raises."""
         if self._classes_open:
             self.take_classes(_count(json.dumps(self.resolved["data"]["dataset"])))
 
@@ -293,13 +293,16 @@ class Recipe(LightningCLI):
         options["plugins"] = [*_listed(options["plugins"]), WholeFiles(self.constructor)]
         options["default_root_dir"] = options["default_root_dir"] or folder
         options |= {"use_distributed_sampler": False, "enable_progress_bar": False}
+        if options["max_steps"] != -1:  # Lightning would count a resumed epoch twice; `Keep` stops there
+            made.data.max_steps = options["max_steps"]
+            options |= {"max_steps": -1, "max_epochs": options["max_epochs"] or -1}
         try:
             return task, made.data, self.trainer_class(**options)
         except (MisconfigurationException, RuntimeError) as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _instantiated(self, empty: bool) -> Any:
-        self._count_classes()
+        self.count_classes()
         config = copy.deepcopy(self.config)
         config.compare.variants = {}  # jsonargparse would make what they name
         if empty and config.get("model.init_args.net.init_args.pretrained"):

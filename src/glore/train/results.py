@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,8 @@ class Verdict:
     Args:
         variant: its name.
         differences: of the score, by whom it is compared with.
-        step_time: share by which a training step takes longer than the baseline's, forward and backward.
+        step_time: share by which a training step takes longer than the baseline's, forward and backward; nan where it
+            was measured against another one.
         word: what it means.
     """
 
@@ -51,8 +53,9 @@ class Verdict:
     def figures(self) -> str:
         """The differences and the step time, against the baseline's."""
         parts = [f"{self.variant} − {other} = {d}" for other, d in self.differences.items()]
-        step_time = f"{100 * self.step_time:+.0f}".replace("-", "−")
-        return f"{'; '.join(parts)}; step time {step_time} %"
+        if not math.isnan(self.step_time):
+            parts.append(f"step time {100 * self.step_time:+.0f} %".replace("-", "−"))
+        return "; ".join(parts)
 
     def __str__(self) -> str:
         return f"{self.figures}: {self.word}"
@@ -79,27 +82,31 @@ def write(grid: Grid) -> tuple[list[dict[str, Any]], str]:
 
 
 def verdicts(grid: Grid) -> list[Verdict]:
-    """Each variant against the baseline, and the control if it ran, over the seeds that all of them finished."""
+    """Each variant against the baseline, and the control if it ran, over the seeds that the two finished."""
     finished: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
     for cell, result in grid.finished():
         finished.setdefault(cell.variant, {})[cell.seed] = cell, result
     baseline = finished.pop(grid.comparison.baseline, {})
     out = []
     for variant, cells in finished.items():
-        rivals, control = {grid.comparison.baseline: baseline}, control_of(grid, variant)
-        if control and cells.keys() & baseline.keys() & finished.get(control, {}).keys():
-            rivals[control] = finished[control]
-        seeds = sorted(cells.keys() & set.intersection(*(set(rival) for rival in rivals.values())))
-        if not seeds:
+        control = control_of(grid, variant)
+        rivals = {grid.comparison.baseline: baseline}
+        if control:
+            rivals.setdefault(control, finished.get(control, {}))
+        differences = {}
+        for name, rival in rivals.items():
+            if seeds := sorted(cells.keys() & rival.keys()):
+                one, other = (torch.stack([of[seed][0].counts() for seed in seeds]) for of in (cells, rival))
+                differences[name] = verdict.difference(one, other, _score(*cells[seeds[0]], grid.metric))
+        if grid.comparison.baseline not in differences:
             continue
-
-        def counts(cells: dict[int, tuple[Cell, dict[str, Any]]], seeds: list[int] = seeds) -> Tensor:
-            return torch.stack([cells[seed][0].counts() for seed in seeds])
-
-        score = _score(*cells[seeds[0]], grid.metric)
-        differences = {name: verdict.difference(counts(cells), counts(rival), score) for name, rival in rivals.items()}
         word = verdict.judge(list(differences.values()), grid.comparison.margin)
-        step_time = statistics.mean(cells[seed][1]["step_time"] for seed in seeds)
+        times = [
+            result["step_time"]
+            for _, result in cells.values()
+            if result.get("baseline", grid.comparison.baseline) == grid.comparison.baseline
+        ]
+        step_time = statistics.mean(times) if times else math.nan
         out.append(Verdict(variant, differences, step_time, word))
     return out
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 from safetensors.torch import save_file
@@ -67,6 +68,7 @@ def _same_recipe(folder: Path, recipe: Recipe) -> None:
     if not (path.is_file() and (folder / RESUME).is_file()):  # nothing was trained there
         files.write(path, yaml.safe_dump(recipe.resolved, sort_keys=False))
         return
+    recipe.count_classes()  # or data that are not where they are said to be would look like another recipe
     before = Recipe(read(["--config", str(path)])).decisive
     changed = [f"{key} is {now!r}, was {old!r}" for key, now, old in differences(recipe.decisive, before)]
     if changed:
@@ -106,7 +108,7 @@ class Run:
         resume = self.folder / RESUME
         if resume.is_file():
             self._check_classes("train", "last")
-        with quiet():
+        with quiet(), refusals():
             self.trainer.fit(self.task, datamodule=self.data, ckpt_path=str(resume) if resume.is_file() else None)
         return self.keep.trained
 
@@ -129,7 +131,7 @@ class Run:
         """
         self.load(weights)
         self._check_classes(split, weights)
-        with quiet():
+        with quiet(), refusals():
             evaluate = self.trainer.validate if split == "val" else self.trainer.test
             (logged,) = evaluate(self.task, datamodule=self.data, verbose=False)
         return {name.removeprefix(f"{split}/"): score for name, score in logged.items() if name.startswith(split)}
@@ -293,9 +295,9 @@ class Run:
         if self.trainer.is_global_zero:
             counts = torch.stack(list(self.task.samples.values()))  # in order
             whole = (torch.uint8, torch.int32, torch.int64)
-            smallest = next(
-                (t for t in whole if counts.max() <= torch.iinfo(t).max and counts.dtype in whole), counts.dtype
-            )
+            least, most = counts.min(), counts.max()
+            fitting = (t for t in whole if torch.iinfo(t).min <= least and most <= torch.iinfo(t).max)
+            smallest = next(fitting, counts.dtype) if counts.dtype in whole else counts.dtype
             with files.replacing(self.folder / SAMPLES) as draft:
                 save_file({"counts": counts.to(smallest)}, draft)
             files.write(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
@@ -311,6 +313,19 @@ def prepare(recipe: Recipe, folder: Path, progress: Progress | None = None, *, e
 def first_process() -> bool:
     """Whether this is the first of the processes that train together, as their launcher numbers them."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Say in one line what Lightning refuses once it runs, such as a score that a callback asks for in vain."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+    except RuntimeError as error:
+        if "Early stopping conditioned on metric" not in str(error):
+            raise
+        raise RecipeError(f"trainer.callbacks: {' '.join(str(error).split())}") from error
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -171,6 +174,8 @@ class Task(LightningModule):
     test_step = validation_step
 
     def _logits(self, inputs: Tensor, split: str) -> Any:
+        if not inputs.is_floating_point() or inputs.dtype == torch.float64:
+            raise ValueError(f"the data's inputs are {inputs.dtype}: give float32")
         dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
         classes, views = dataset.classes, getattr(dataset, "views", 1)
         try:
@@ -214,7 +219,7 @@ class Task(LightningModule):
         classes = self.trainer.datamodule.split(split).classes  # type: ignore[attr-defined]
         if not self.samples:
             raise ValueError(f"none of the samples of {split} can be read: glore scan tells why")
-        scores = self.scores(torch.stack(list(self.samples.values())).sum(0))
+        scores = self.scores(functools.reduce(torch.add, self.samples.values()))
         return {  # on the device, where processes compare them
             name: score.float().to(self.device) for name, score in zip(self.names(classes), scores, strict=True)
         }
@@ -227,7 +232,10 @@ class Task(LightningModule):
         if batch_index:
             return
         seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]
-        torch.manual_seed(1_000_003 * (seed + 1) + 1_009 * self.current_epoch + self.global_rank)
+        seed = 1_000_003 * (seed + 1) + 1_009 * self.current_epoch + self.global_rank
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
 
     def configure_optimizers(self) -> Any:
         groups: dict[tuple[bool, bool], dict[str, Any]] = {}

@@ -22,6 +22,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 DRAWS = 2000
+FEWEST = 6  # samples that differ: by a sign test, fewer of one sign may be chance
 Z = 1.96  # the 97.5 % point of a normal distribution
 
 
@@ -37,6 +38,7 @@ class Difference:
         seed_variance: of the difference from seed to seed, at least what comes of the samples; nan for one seed.
         sample_variance: of the difference, from the choice of test samples, which more seeds do not lessen.
         samples: how many.
+        differing: samples of which the two say different things for some seed.
     """
 
     mean: float
@@ -46,6 +48,7 @@ class Difference:
     seed_variance: float
     sample_variance: float
     samples: int
+    differing: int = FEWEST
 
     def __str__(self) -> str:
         told = f"{100 * self.mean:+.1f} (95 % {100 * self.low:.1f} … {100 * self.high:.1f})"
@@ -67,6 +70,7 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
     if one.shape != other.shape:
         raise ValueError(f"cannot pair samples and counts of shape {tuple(one.shape)} with {tuple(other.shape)}")
     seeds, samples = one.shape[:2]
+    differing = int((one != other).flatten(2).any(2).any(0).sum())
     generator = torch.Generator().manual_seed(0)
     apart = score(one.sum(1)) - score(other.sum(1))  # (seeds,)
     mean, seed_variance = float(apart.mean()), float(apart.var()) if seeds > 1 else math.nan
@@ -81,7 +85,7 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
         found.append(drawn[drawn.isfinite().all(1)])
     drawn = torch.cat(found)
     if len(drawn) < 2:
-        return Difference(mean, math.nan, math.nan, seeds, math.nan, math.nan, samples)
+        return Difference(mean, math.nan, math.nan, seeds, math.nan, math.nan, samples, differing)
     means = drawn.mean(1)
     sample_variance = float(means.var())
     ends = torch.tensor([0.025, 0.975], dtype=torch.double)
@@ -95,7 +99,7 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
         wide = mean + (shrunk + math.sqrt(seed_variance / seeds) * student).quantile(ends)
         low, high, sample_variance = min(low, float(wide[0])), max(high, float(wide[1])), common
         seed_variance = max(seed_variance, own * seeds)
-    return Difference(mean, low, high, seeds, seed_variance, sample_variance, samples)
+    return Difference(mean, low, high, seeds, seed_variance, sample_variance, samples, differing)
 
 
 def _weighted(weights: Tensor, counts: Tensor) -> Tensor:
@@ -118,6 +122,8 @@ def judge(against: list[Difference], margin: float) -> str:
         return f"cannot tell: the two agree on all test samples, and {baseline.samples} are too few"
     if baseline.low > -margin and baseline.high < margin:
         return "no difference"
+    if min(d.differing for d in against) < FEWEST and (baseline.low > 0 or baseline.high < 0):
+        return f"cannot tell: on all but {min(d.differing for d in against)} test samples they agree"
     if all(d.low > 0 for d in against):
         return "worth it"
     if baseline.high < 0:

@@ -139,8 +139,8 @@ def read_text(path: Path) -> str:
 
 def _is_split(path: Path) -> bool:
     """Whether a folder is a split's; where the name is as good for a class, it holds the classes' folders."""
-    known = path.name in FOLDERS or any(path.name in folders for folders in FOLDERS.values())
-    return known and path.is_dir() and (path.name in FOLDERS or bool(_subfolders(path)))
+    names = {name for folders in FOLDERS.values() for name in folders}
+    return path.is_dir() and (path.name in FOLDERS or (path.name in names and bool(_subfolders(path))))
 
 
 def _subfolders(folder: Path) -> list[str]:

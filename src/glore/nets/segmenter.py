@@ -112,7 +112,8 @@ def segmenter(
         raise ValueError(
             f"name={name!r}: timm gives no maps of its stages (forward_intermediates); take another network"
         )
-    stride = output_stride if dilated else net.feature_info[-1]["reduction"]
+    told = [stage["reduction"] for stage in getattr(net, "feature_info", ()) if "reduction" in stage]
+    stride = output_stride if dilated or not told else told[-1]
     before, last = _prune(net, name, stride)
     side = FCN(before, classes, width=max(1, before // 4)) if auxiliary else None
     model = Segmenter(net, head(last, classes), side, stride)

@@ -39,7 +39,7 @@ everyday flags, each of which changes a value of the recipe:
 Every key of a recipe is a flag. `glore recipe NAME` prints a recipe with all its keys.
 """
 EXTRAS = {  # which extra of this package brings a module
-    **dict.fromkeys(("jsonargparse", "lightning_fabric", "matplotlib", "numpy", "PIL"), "show"),
+    **dict.fromkeys(("jsonargparse", "lightning_fabric", "matplotlib", "PIL"), "show"),
     **dict.fromkeys(("pytorch_lightning", "tqdm", "yaml"), "show"),
     **dict.fromkeys(("huggingface_hub", "timm", "torchvision"), "timm"),
     "av": "video",
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if debug:
             traceback.print_exc()
-        absent = re.search(r"No module named '(\w+)", str(error))  # a process that loads data tells it in words alone
+        absent = re.search(r"No module named '(\w+)'", str(error))  # a process that loads data tells it in words alone
         extra = EXTRAS.get(getattr(error, "name", None) or (absent[1] if absent else ""))
         said = LOADING.sub("", str(error)) + (f": pip install 'glore[{extra}]'" if extra else "")
         if not isinstance(error, FAULTS):

@@ -127,9 +127,10 @@ def difference(a: Any, b: Any) -> float:
 
 def _leaves(output: Any) -> list[Any]:
     """What an output is made of; objects that torch does not know, such as dataclasses, are opened."""
-    leaves = tree_leaves(output)
-    if len(leaves) == 1 and not isinstance(leaves[0], Tensor) and hasattr(leaves[0], "__dict__"):
-        return tree_leaves(dict(vars(leaves[0])))
+    leaves: list[Any] = []
+    for leaf in tree_leaves(output):
+        opaque = not isinstance(leaf, Tensor | nn.Module | type) and hasattr(leaf, "__dict__")
+        leaves += _leaves(dict(vars(leaf))) if opaque else [leaf]
     return leaves
 
 
@@ -158,7 +159,8 @@ def channels_last(features: Tensor, calls: Iterable[Call]) -> bool:
     if any(type(module) in LAST_AXIS for module in seen):
         return not any(isinstance(module, FIRST_AXIS) for module in seen)
     widths = {(isinstance(call.module, FIRST_AXIS), _width(call.module)) for call in calls}
-    return (False, features.shape[-1]) in widths and (True, features.shape[1]) not in widths
+    second = {(True, features.shape[1]), (False, features.shape[1])}
+    return (False, features.shape[-1]) in widths and not widths & second
 
 
 def _width(layer: nn.Module) -> int | None:

@@ -182,3 +182,12 @@ def test_weights_of_a_segmenter_fit_one_with_other_parts_in_its_head(tmp_path):
     save_file(with_unit.state_dict(), path)
     again = segmenter("resnetv2_18", 3, HEADS["fcn, glore"], pretrained=path, options=SMALL).eval()
     assert torch.equal(again(x), plain(x))
+
+
+def test_a_backbone_that_does_not_obey_its_output_stride_is_named(monkeypatch):
+    plain = timm.create_model("resnetv2_18", **SMALL)
+    monkeypatch.setattr("glore.nets.segmenter.backbone", lambda *arguments, **options: plain)
+    with pytest.raises(
+        ValueError, match="has a last map of 2×3 for a picture of 56×96, which is no output stride of 8"
+    ):
+        segmenter("resnetv2_18", 3, output_stride=8)

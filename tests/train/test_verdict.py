@@ -1,6 +1,7 @@
 """The paired bootstrap covers the truth as often as it says, and its words follow from the interval."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,3 +118,5 @@ def test_few_samples_that_differ_tell_nothing():
     one[0, :4, 0] = 1
     told = difference(one, other, lambda sums: sums[..., 0].double() / sums[..., 1])
     assert judge([told], 0.005) == "cannot tell: on all but 4 test samples they agree"
+    worse = replace(told, mean=-0.05, low=-0.07, high=-0.03, differing=50)
+    assert judge([worse, replace(told, differing=3)], 0.005) == "worse"

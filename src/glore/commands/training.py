@@ -41,7 +41,7 @@ def _compared(config: str, flags: list[str], chosen: list[str] | None = None) ->
     own = [variants[name].keys() for name in chosen or variants if name in variants]
     for flag in flags:
         key = flag.partition("=")[0].removeprefix("--")
-        if own and all(any(f"{key}.".startswith(f"{other}.") for other in keys) for keys in own):
+        if own and all(key in keys for keys in own):
             raise ValueError(f"--{key}: each of the variants puts in another value; glore fit takes it")
     return read
 

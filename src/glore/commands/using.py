@@ -129,9 +129,8 @@ def maps(options: argparse.Namespace, flags: list[str]) -> int:
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
     if not looks:
         raise ValueError("there is no sample to look at")
-    for path in viewer.grids(looks, folder, options.nodes, options.to is None or (folder / viewer.PAGE).is_file()):
-        print(path)
-    print(viewer.mixing(looks[0].units, folder))
+    grids = viewer.grids(looks, folder, options.nodes, options.to is None or (folder / viewer.MIXING).is_file())
+    print(viewer.mixing(looks[0].units, folder), *grids, sep="\n")
     total = len(this.data.split("test"))
     told = f"{len(looks)} of {total} samples; --samples {total} for all" if total > options.samples else ""
     title = f"{'/'.join(options.out.resolve().parts[-2:])}, weights: {Path(options.weights).name}"

@@ -165,8 +165,9 @@ class Video:
                 continue
             try:
                 yield from packet.decode()
-            except av.error.InvalidDataError:  # those that wait behind it come out none the less
-                continue
+            except av.error.InvalidDataError:
+                if self.times is None:  # frames behind it could not be told apart
+                    raise
 
     def _decoded(self, wanted: list[int], search: bool) -> Iterator[tuple[int, Any]]:
         """The first wanted frame, and those behind it until it would be quicker to start again from a key frame.

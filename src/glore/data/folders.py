@@ -45,8 +45,9 @@ def labelled(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
         )
     for name in classes if own["train"] is None else ():
-        if all(any((base / name / folder).is_dir() for folder in FOLDERS[split]) for split in ("train", "test")):
-            raise ValueError(f"root={root!r} has no split of its own, and {base / name} has several: give that")
+        inner = [any((base / name / folder).is_dir() for folder in FOLDERS[split]) for split in ("train", "test")]
+        if all(inner) or (inner[0] and len(classes) == 1):
+            raise ValueError(f"root={root!r} has no split of its own, and {base / name} has: give that")
     source = own[split]
     folder = training if source is None else source
     if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -109,8 +110,13 @@ def _validated(curves: Path, metric: str, weights: str) -> dict[str, float]:
         rows = list(csv.DictReader(file))
     if not rows:
         return {}
-    row = max(rows, key=lambda row: float(row.get(f"val/{metric}") or "-inf")) if weights == "best" else rows[-1]
+    row = max(rows, key=lambda row: _known(row.get(f"val/{metric}"))) if weights == "best" else rows[-1]
     return {key.removeprefix("val/"): float(value) for key, value in row.items() if key.startswith("val/") and value}
+
+
+def _known(score: str | None) -> float:
+    value = float(score or "nan")
+    return float("-inf") if math.isnan(value) else value
 
 
 def _normalisation(mean: Sequence[float] = (), std: Sequence[float] = (), **others: Any) -> str:

@@ -52,7 +52,9 @@ class FCN(nn.Sequential):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        _check(dropout, classes=classes, width=width, units=units)  # unit=None for none
+        _check(dropout, classes=classes, width=width)
+        if units < 1:
+            raise ValueError(f"units={units} must be at least 1; for none, give unit=None")
         self.reduce = conv_norm_relu(inputs, width, 3)
         self.context = nn.Sequential(*(unit(width) for _ in range(units) if unit is not None))
         self.smooth = conv_norm_relu(width, width, 3)

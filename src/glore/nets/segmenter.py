@@ -134,16 +134,21 @@ def _maps(backbone: Any, x: Tensor) -> tuple[Tensor, Tensor]:
 def _filled(x: Tensor, stride: int) -> Tensor:
     """Pictures with zeros to the right and below, up to sides that a stride divides."""
     h, w = x.shape[2:]
-    if not (torch.compiler.is_compiling() or h % stride or w % stride):
+    if not (_traced() or h % stride or w % stride):
         return x
     return F.pad(x, (0, -w % stride, 0, -h % stride))
+
+
+def _traced() -> bool:
+    """Whether what runs is written down for other sizes."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def _laid_over(logits: Tensor, filled: Tensor, size: Sequence[int]) -> Tensor:
     """The logits of cells for each position of a filled picture, as far as the picture itself goes."""
     (h, w), (high, wide) = size, filled.shape[2:]
     logits = F.interpolate(logits, (high, wide), mode="bilinear")
-    if not torch.compiler.is_compiling() and (h, w) == (high, wide):
+    if not _traced() and (h, w) == (high, wide):
         return logits
     return F.pad(logits, (0, w - wide, 0, h - high))  # torch.export knows no slice of free size
 

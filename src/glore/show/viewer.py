@@ -24,6 +24,7 @@ from glore.train.run import Run
 from glore.weights import files
 
 PAGE = "maps.html"
+MIXING = "mixing.png"
 FINEST = 1600  # positions of a map on the page, for each frame; a larger one is pooled
 
 
@@ -93,22 +94,25 @@ def grids(looks: Iterable[Look], folder: Path, nodes: int = 4, replace: bool = T
         nodes: how many maps a row has; four, as in the paper's figure, by default.
         replace: whether other files there may be replaced, as those of earlier maps may.
 
-    Yields:
-        The path of each picture as it is written: a PNG, or of a clip an animated GIF.
+    Returns:
+        The path of each picture as it is written, which is when it is asked for: a PNG, or of a clip an animated GIF.
 
     Raises:
         ValueError: it would take the place of its sample, or of another file.
     """
-    taken: set[str] = set()
+    files: dict[str, Look] = {}
     for i, look in enumerate(looks):
-        stem = f"{look.stem}_{i}" if look.stem in taken else look.stem
-        while stem in taken:  # another sample's own name
+        stem = f"{look.stem}_{i}" if look.stem in files else look.stem
+        while stem in files:  # another sample's own name
             stem += "_"
-        taken.add(stem)
+        files[stem] = look
         for path in (folder / f"{stem}.png", folder / f"{stem}.gif"):
             if Path(look.name).resolve() == path.resolve() or (path.exists() and not replace):
                 raise ValueError(f"{path} would be replaced by maps: give another folder (--to)")
-        yield pictures.save(pictures.grid([_row(look, unit, nodes) for unit in look.units]), folder / stem)
+    return (
+        pictures.save(pictures.grid([_row(look, unit, nodes) for unit in look.units]), folder / stem)
+        for stem, look in files.items()
+    )
 
 
 def _row(look: Look, unit: UnitMaps, nodes: int) -> list[tuple[np.ndarray, str]]:
@@ -119,7 +123,7 @@ def _row(look: Look, unit: UnitMaps, nodes: int) -> list[tuple[np.ndarray, str]]
 
 def mixing(units: list[UnitMaps], folder: Path) -> Path:
     """Write I − A of each graph layer of each unit as heat maps into one picture, and return its path."""
-    path = folder / "mixing.png"
+    path = folder / MIXING
     files.write(path, figures.heats({unit.path: unit.mixing for unit in units}))
     return path
 

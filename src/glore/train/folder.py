@@ -108,7 +108,7 @@ class Keep(Checkpoint):
         self.data = data
 
     def on_train_start(self, trainer: Trainer, task: LightningModule) -> None:
-        trainer.should_stop |= self.stopped
+        trainer.should_stop |= self.stopped or self._at_its_end(trainer)
         dataset = trainer.datamodule.split("train")  # type: ignore[attr-defined]
         if trainer.is_global_zero:
             colours = [" ".join(map(str, colour)) for colour in getattr(dataset, "palette", None) or ()]
@@ -139,8 +139,12 @@ class Keep(Checkpoint):
         now = time.perf_counter()
         self.spent += now - self.ended
         self.ended = now
-        limit = trainer.datamodule.max_steps  # type: ignore[attr-defined]
-        trainer.should_stop |= limit != -1 and trainer.global_step >= limit
+        trainer.should_stop |= self._at_its_end(trainer)
+
+    @staticmethod
+    def _at_its_end(trainer: Trainer) -> bool:
+        limit: int = trainer.datamodule.max_steps  # type: ignore[attr-defined]
+        return limit != -1 and trainer.global_step >= limit
 
     @property
     def waiting(self) -> float:

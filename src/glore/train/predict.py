@@ -58,7 +58,7 @@ class Write(BasePredictionWriter):
         samples = dataset.samples if isinstance(dataset, Samples) else []
         self.pictures = [path for path, *_ in samples]
         self.taken = {part.resolve() for sample in samples for part in sample if isinstance(part, Path)}
-        self.replace = replace
+        self.replace, self.begun = replace, False
         self.named = Counter(path.stem for path in self.pictures)
         self.ids = getattr(dataset, "ids", None)
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,6 +79,9 @@ class Write(BasePredictionWriter):
             return
         if logits.shape[1] > 256:
             raise ValueError(f"a mask holds at most 256 classes, and the network has {logits.shape[1]}")
+        if not self.begun and getattr(trainer, "global_rank", 0) == 0:
+            self._begin()
+        self.begun = True
         for index, mask in zip(indices.tolist(), logits.argmax(1).to("cpu", torch.uint8), strict=True):
             if index < 0:
                 self.rows.append({"name": self._name(index), "error": fault(self.dataset, -1 - index)})
@@ -86,6 +89,14 @@ class Write(BasePredictionWriter):
             name = self._file(index)
             self._masks(index, name, mask.numpy())
             self.rows.append({"name": self._name(index), "mask": name})
+
+    def _begin(self) -> None:
+        """Refuse to replace anything, before anything is written; then mark the folder as one of predictions."""
+        for index in range(len(self.pictures)):
+            path = self.folder / self._file(index)
+            if path.resolve() in self.taken or (path.exists() and not self.replace):
+                raise ValueError(f"{path} is there already, and a prediction would replace it: give another --to")
+        write_csv(self.folder / "predictions.csv", [], ["name"])
 
     def _file(self, index: int) -> str:
         """The name of a mask's file."""
@@ -137,8 +148,6 @@ class Write(BasePredictionWriter):
             write_csv(self.folder / f"predictions{trainer.global_rank or ''}.csv", self.rows)
 
     def _save(self, picture: Image.Image, path: Path) -> None:
-        if path.resolve() in self.taken or (path.exists() and not self.replace):
-            raise ValueError(f"{path} is there already, and a prediction would replace it: give another --to")
         path.parent.mkdir(exist_ok=True)
         with files.replacing(path) as draft:
             picture.save(draft, "PNG")

@@ -227,7 +227,10 @@ class Recipe(LightningCLI):
     @property
     def decisive(self) -> dict[str, Any]:
         """The same, flat: `{"trainer.max_epochs": 8, …}`."""
-        return flat(self.portable)
+        values = flat(self.portable)
+        if values.get("data.dataset.init_args") == {}:  # but for a root
+            del values["data.dataset.init_args"]
+        return values
 
     @property
     def task_class(self) -> type[Task]:
@@ -294,8 +297,10 @@ class Recipe(LightningCLI):
         options["default_root_dir"] = options["default_root_dir"] or folder
         options |= {"use_distributed_sampler": False, "enable_progress_bar": False}
         if options["max_steps"] != -1:  # Lightning would count a resumed epoch twice; `Keep` stops there
+            if options["max_steps"] < 1 or options["min_epochs"] or options["min_steps"]:
+                raise RecipeError("trainer.max_steps must be at least 1, and without min_epochs or min_steps beside it")
             made.data.max_steps = options["max_steps"]
-            options |= {"max_steps": -1, "max_epochs": options["max_epochs"] or -1}
+            options |= {"max_steps": -1, "max_epochs": -1 if options["max_epochs"] is None else options["max_epochs"]}
         try:
             return task, made.data, self.trainer_class(**options)
         except (MisconfigurationException, RuntimeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -21,9 +20,8 @@ from glore.train.data import fault
 from glore.train.schedules import Schedule, constant
 from glore.units.ndim import BATCH_NORMS
 
-WRONG_INPUT = re.compile(
-    "channels|size|shape|match model|divisible"
-)  # in what torch and networks say of inputs that do not fit
+# in what torch and networks say of inputs that do not fit
+WRONG_INPUT = re.compile("channels|size|shape|match model|divisible|should be the same|same dtype|expected scalar type")
 MOST_BROKEN = 0.01  # share of the samples that may be unreadable in a training
 
 
@@ -174,8 +172,6 @@ class Task(LightningModule):
     test_step = validation_step
 
     def _logits(self, inputs: Tensor, split: str) -> Any:
-        if not inputs.is_floating_point() or inputs.dtype == torch.float64:
-            raise ValueError(f"the data's inputs are {inputs.dtype}: give float32")
         dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
         classes, views = dataset.classes, getattr(dataset, "views", 1)
         try:
@@ -219,7 +215,8 @@ class Task(LightningModule):
         classes = self.trainer.datamodule.split(split).classes  # type: ignore[attr-defined]
         if not self.samples:
             raise ValueError(f"none of the samples of {split} can be read: glore scan tells why")
-        scores = self.scores(functools.reduce(torch.add, self.samples.values()))
+        sums = sum(counts.to(_summed(counts)) for counts in self.samples.values())
+        scores = self.scores(torch.as_tensor(sums))
         return {  # on the device, where processes compare them
             name: score.float().to(self.device) for name, score in zip(self.names(classes), scores, strict=True)
         }
@@ -250,6 +247,11 @@ class Task(LightningModule):
         steps = self.trainer.datamodule.training_steps  # type: ignore[attr-defined]
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(step, steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _summed(counts: Tensor) -> torch.dtype:
+    """The type of sums of counts."""
+    return counts.dtype if counts.is_floating_point() else torch.int64
 
 
 def taught(logits: Tensor, dataset: Any) -> Tensor:

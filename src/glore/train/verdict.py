@@ -122,8 +122,8 @@ def judge(against: list[Difference], margin: float) -> str:
         return f"cannot tell: the two agree on all test samples, and {baseline.samples} are too few"
     if baseline.low > -margin and baseline.high < margin:
         return "no difference"
-    if min(d.differing for d in against) < FEWEST and (baseline.low > 0 or baseline.high < 0):
-        return f"cannot tell: on all but {min(d.differing for d in against)} test samples they agree"
+    if baseline.differing < FEWEST and (baseline.low > 0 or baseline.high < 0):
+        return f"cannot tell: on all but {baseline.differing} test samples they agree"
     if all(d.low > 0 for d in against):
         return "worth it"
     if baseline.high < 0:

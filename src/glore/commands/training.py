@@ -42,7 +42,10 @@ def _compared(config: str, flags: list[str], chosen: list[str] | None = None) ->
     for flag in flags:
         key = flag.partition("=")[0].removeprefix("--")
         if own and all(key in keys for keys in own):
-            raise ValueError(f"--{key}: each of the variants puts in another value; glore fit takes it")
+            raise ValueError(
+                f"--{key}: each of the variants puts in another value, so it would change nothing: change the recipe's "
+                "compare.variants, or train one network with glore fit"
+            )
     return read
 
 

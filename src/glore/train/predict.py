@@ -93,9 +93,10 @@ class Write(BasePredictionWriter):
     def _begin(self) -> None:
         """Refuse to replace anything, before anything is written; then mark the folder as one of predictions."""
         for index in range(len(self.pictures)):
-            path = self.folder / self._file(index)
-            if path.resolve() in self.taken or (path.exists() and not self.replace):
-                raise ValueError(f"{path} is there already, and a prediction would replace it: give another --to")
+            for folder in (self.folder, self.folder / "overlays", self.folder / "submission"):
+                path = folder / self._file(index)
+                if path.resolve() in self.taken or (path.exists() and not self.replace):
+                    raise ValueError(f"{path} is there already, and a prediction would replace it: give another --to")
         write_csv(self.folder / "predictions.csv", [], ["name"])
 
     def _file(self, index: int) -> str:

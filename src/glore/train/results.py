@@ -39,8 +39,8 @@ class Verdict:
     Args:
         variant: its name.
         differences: of the score, by whom it is compared with.
-        step_time: share by which a training step takes longer than the baseline's, forward and backward; nan where it
-            was measured against another one.
+        step_time: share by which a training step takes longer than the baseline's, forward and backward; the median
+            over seeds, nan where it was measured against another one.
         word: what it means.
     """
 
@@ -106,7 +106,7 @@ def verdicts(grid: Grid) -> list[Verdict]:
             for _, result in cells.values()
             if result.get("baseline", grid.comparison.baseline) == grid.comparison.baseline
         ]
-        step_time = statistics.mean(times) if times else math.nan
+        step_time = statistics.median(times) if times else math.nan
         out.append(Verdict(variant, differences, step_time, word))
     return out
 

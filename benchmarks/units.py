@@ -254,8 +254,11 @@ def tables(results: dict[str, object]) -> str:
             )
     out += [
         "",
-        "**Every unit**, float32: forward and training in milliseconds, memory that the backward keeps besides input "
-        "and parameters in MiB, multiply-adds of the forward in 10⁹. Lower is better, and says nothing about accuracy.",
+        "<details>",
+        "<summary><b>Every unit</b></summary>",
+        "",
+        "float32: forward and training in milliseconds, memory that the backward keeps besides input and parameters in "
+        "MiB, multiply-adds of the forward in 10⁹. Lower is better, and says nothing about accuracy.",
         "",
         "| case | unit | forward | training | kept | multiply-adds |",
         "|---|---|---|---|---|---|",
@@ -270,6 +273,8 @@ def tables(results: dict[str, object]) -> str:
             )
     scaling = results["scaling"]
     out += [
+        "",
+        "</details>",
         "",
         f"**Time over positions**, 1 × 512 × side×side, milliseconds. Slope of log time over log positions: "
         f"forward {slope(scaling, 'glore_forward_ms'):.2f}, training {slope(scaling, 'glore_train_ms'):.2f}.",

@@ -234,12 +234,12 @@ def test_one_cell_alone_and_then_the_rest(capsys, tmp_path, recipe_path):
     page = tmp_path / "all/report.html"
     code, said, _ = glore(capsys, "compare", *flags, "--variant", "glore", "--seed", "0")
     assert code == 0
-    assert "no verdict yet: plain and another variant have not both run" in said
-    assert "The baseline and another variant have not both run yet" in page.read_text()
+    assert "no verdict yet: a variant and its baseline, plain, have not both run" in said
+    assert "A variant and its baseline have not both run yet" in page.read_text()
     code, said, _ = glore(capsys, "compare", *flags, "--variant", "plain", "--seed", "0")
     assert code == 0
     assert "glore − plain = " in said
-    assert "The baseline and another variant have not both run yet" not in page.read_text()
+    assert "A variant and its baseline have not both run yet" not in page.read_text()
 
 
 @pytest.mark.unchecked

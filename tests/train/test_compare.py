@@ -29,6 +29,24 @@ def test_the_grid_is_seed_by_seed_and_the_baseline_first(tree, tmp_path):
     assert grid.cells[3].folder == tmp_path / "glore-2-layers/seed0"
 
 
+def test_of_several_baselines_each_variant_has_the_one_that_its_name_begins_with(tree, tmp_path):
+    put(tree, "epochs", 1)
+    wide = {"model.net.widths": [6, 12]}
+    variants = {
+        "plain": {"model.net.unit": None},
+        "plain wide": {"model.net.unit": None, **wide},
+        "plain glore": {},
+        "plain wide glore": wide,
+    }
+    put(tree, "compare", {"seeds": [0], "baseline": ["plain", "plain wide"], "variants": variants})
+    grid, _ = ran(tree, tmp_path)
+    against = {verdict.variant: list(verdict.differences) for verdict in results.verdicts(grid)}
+    assert against == {"plain glore": ["plain"], "plain wide glore": ["plain wide"]}
+    tested = {cell.variant: result for cell, result in grid.finished()}
+    assert tested["plain wide glore"]["baseline"] == "plain wide"
+    assert tested["plain wide"]["step_time"] == tested["plain"]["step_time"] == 0
+
+
 def test_a_cell_takes_one_device_unless_told(tree, tmp_path):
     assert Grid.of(tree, tmp_path).cells[0].recipe.config.trainer.devices == 1
     put(tree, "trainer.devices", 2)
@@ -200,6 +218,8 @@ def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
     [
         ({"compare.variants": {}}, [], "no variant 'plain' to compare with"),
         ({"compare.baseline": "bare"}, [], "no variant 'bare' to compare with"),
+        ({"compare.baseline": ["plain", "bare"]}, [], "no variant 'bare' to compare with"),
+        ({"compare.baseline": []}, [], "no variant '' to compare with"),
         ({"compare.control": "conv"}, [], "no variant 'conv', which compare.control names"),
         ({"compare.seeds": []}, [], "must have a seed at least"),
         ({}, ["glroe"], "--variant glroe: the recipe has no such variant; did you mean 'glore'?"),

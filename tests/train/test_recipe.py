@@ -20,13 +20,22 @@ def net_of(tree):
 def test_shipped_recipes_parse_with_all_their_variants(name):
     tree = read(["--config", name])
     comparison = Recipe(tree).comparison
-    assert comparison.baseline in comparison.variants
+    assert set(comparison.baselines) <= comparison.variants.keys()
     assert set(comparison.demo or []) <= set(comparison.variants)
     for puts in comparison.variants.values():
         variant = copy.deepcopy(tree)
         for key, value in puts.items():
             put(variant, key, value)
         json.dumps(Recipe(variant).constructor)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "cityscapes", "kinetics400"])
+def test_each_row_of_a_table_is_compared_with_its_plain_twin(name):
+    comparison = Recipe(read(["--config", name])).comparison
+    for variant in comparison.variants:
+        twin = comparison.baseline_of(variant)
+        assert twin == variant.split()[0]
+        assert None in comparison.variants[twin].values()
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     template = Template((importlib.resources.files("glore.show") / "page.html").read_text(encoding="utf-8"))
     finished, metric = grid.finished(), grid.metric
     variants = list(dict.fromkeys(cell.variant for cell, _ in finished))
-    colour = figures.colours(variants, grid.comparison.baseline)
+    colour = figures.colours(variants, grid.comparison.baselines[0])
     series = {
         variant: [_curve(cell, metric) for cell, _ in finished if cell.variant == variant] for variant in variants
     }
@@ -136,7 +136,7 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     return template.substitute(
         title=html.escape(f"{' · '.join(variants)}"),
         verdicts="".join(f"<li>{html.escape(v.figures)}: <strong>{html.escape(v.word)}</strong></li>" for v in verdicts)
-        or "<li>The baseline and another variant have not both run yet.</li>",
+        or "<li>A variant and its baseline have not both run yet.</li>",
         note=html.escape(grid.comparison.note),
         about=html.escape(results.about(grid, verdicts)),
         table=_table(_summary(grid, rows), colour, metric),

@@ -69,7 +69,7 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
             "--trainer.devices 1"
         )
     _check_metric(grid, this.task.names(this.data.split("train").classes))
-    (baseline,) = grid.pick([grid.comparison.baseline], [cell.seed])
+    (baseline,) = grid.pick([grid.comparison.baseline_of(cell.variant)], [cell.seed])
     rival, _ = baseline.recipe.make(empty=going_on)
     alike = _source(cell.recipe) == _source(baseline.recipe)
     data = {split: this.data.fingerprint(split) for split in ("train", "test")}  # told before, if it cannot be read

@@ -56,7 +56,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells of a comparison, seed by seed, the baseline first."""
+    """All cells of a comparison, seed by seed, the baselines first."""
 
     comparison: Comparison
     cells: list[Cell]
@@ -75,10 +75,10 @@ class Grid:
             RecipeError: the recipe compares nothing, or names a control that is no variant.
         """
         comparison = Recipe(tree).comparison
-        baseline, variants = comparison.baseline, comparison.variants
-        if baseline not in variants:
+        baselines, variants = comparison.baselines, comparison.variants
+        if unknown := [name for name in baselines or [""] if name not in variants]:
             raise RecipeError(
-                f"the recipe has no variant {baseline!r} to compare with: "
+                f"the recipe has no variant {unknown[0]!r} to compare with: "
                 "give compare.variants, and name one of them in compare.baseline"
             )
         if comparison.control not in (*variants, Comparison.control):
@@ -92,7 +92,7 @@ class Grid:
         found = [int(match[1]) for folder in out.glob("*/seed*") if (match := re.fullmatch(r"seed(\d+)", folder.name))]
         cells = []
         for seed in sorted({*comparison.seeds, *seeds, *found}):
-            for name in dict.fromkeys((baseline, *variants)):
+            for name in dict.fromkeys((*baselines, *variants)):
                 own = varied(tree, name)
                 put(own, "seed", seed)
                 if "trainer.devices" not in flat(own):  # Lightning takes all that there are

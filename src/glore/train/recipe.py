@@ -50,11 +50,12 @@ class Comparison:
     """What `glore compare` varies.
 
     Args:
-        baseline: the variant that the others are compared with.
+        baseline: the variant that the others are compared with. Of several, each is compared with the one that its name
+            begins with, as `resnet101 glore` with `resnet101`, else with the first.
         control: the variant with as many weights as a unit and no global reasoning, with which the others are compared
             as well once it ran; of the variant `glore in res4`, the control is `plain+conv in res4` if there is one.
         metric: the test score that the verdict is about; the task's own by default.
-        margin: a difference of the score smaller than this makes no difference.
+        margin: a difference whose whole interval is smaller than this, either way, is none.
         seeds: of the cells: initial weights, order and augmentation of the data.
         variants: by name, what each puts into the recipe: `{"plain": {"model.net.unit": None}}`.
         demo: the variants of `glore demo`.
@@ -62,7 +63,7 @@ class Comparison:
         note: what a reader of the result should know.
     """
 
-    baseline: str = "plain"
+    baseline: str | list[str] = "plain"
     control: str = "plain+conv"
     metric: str | None = None
     margin: float = 0.005
@@ -71,6 +72,15 @@ class Comparison:
     demo: list[str] | None = None
     published: dict[str, float] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def baselines(self) -> list[str]:
+        return [self.baseline] if isinstance(self.baseline, str) else self.baseline
+
+    def baseline_of(self, variant: str) -> str:
+        """What a variant is compared with."""
+        own = [name for name in self.baselines if variant == name or variant.startswith(f"{name} ")]
+        return max(own, key=len, default=self.baselines[0])
 
 
 class Recipe(LightningCLI):

@@ -1,4 +1,4 @@
-"""What comes out of a comparison: a row a cell, and each variant against the baseline and its control."""
+"""What comes out of a comparison: a row a cell, and each variant against its baseline and its control."""
 
 from __future__ import annotations
 
@@ -76,21 +76,23 @@ def write(grid: Grid) -> tuple[list[dict[str, Any]], str]:
         found = verdicts(grid)
         text = "\n".join([f"difference of {about(grid, found)}:", *map(str, found)])
         if not found:
-            text = f"no verdict yet: {grid.comparison.baseline} and another variant have not both run with one seed"
+            baselines = " or ".join(grid.comparison.baselines)
+            text = f"no verdict yet: a variant and its baseline, {baselines}, have not both run with one seed"
         files.write(grid.out / "verdict.txt", text + "\n")
     return table, text
 
 
 def verdicts(grid: Grid) -> list[Verdict]:
-    """Each variant against the baseline, and the control if it ran, over the seeds that the two finished."""
+    """Each variant against its baseline, and the control if it ran, over the seeds that the two finished."""
     finished: dict[str, dict[int, tuple[Cell, dict[str, Any]]]] = {}
     for cell, result in grid.finished():
         finished.setdefault(cell.variant, {})[cell.seed] = cell, result
-    baseline = finished.pop(grid.comparison.baseline, {})
     out = []
     for variant, cells in finished.items():
-        control = control_of(grid, variant)
-        rivals = {grid.comparison.baseline: baseline}
+        if variant in grid.comparison.baselines:
+            continue
+        baseline, control = grid.comparison.baseline_of(variant), control_of(grid, variant)
+        rivals = {baseline: finished.get(baseline, {})}
         if control:
             rivals.setdefault(control, finished.get(control, {}))
         differences = {}
@@ -98,14 +100,10 @@ def verdicts(grid: Grid) -> list[Verdict]:
             if seeds := sorted(cells.keys() & rival.keys()):
                 one, other = (torch.stack([of[seed][0].counts() for seed in seeds]) for of in (cells, rival))
                 differences[name] = verdict.difference(one, other, _score(*cells[seeds[0]], grid.metric))
-        if grid.comparison.baseline not in differences:
+        if baseline not in differences:
             continue
         word = verdict.judge(list(differences.values()), grid.comparison.margin)
-        times = [
-            result["step_time"]
-            for _, result in cells.values()
-            if result.get("baseline", grid.comparison.baseline) == grid.comparison.baseline
-        ]
+        times = [result["step_time"] for _, result in cells.values() if result.get("baseline", baseline) == baseline]
         step_time = statistics.median(times) if times else math.nan
         out.append(Verdict(variant, differences, step_time, word))
     return out

@@ -118,12 +118,13 @@ def judge(against: list[Difference], margin: float) -> str:
     baseline = against[0]
     if any(math.isnan(d.mean) or math.isnan(d.low) for d in against):
         return "cannot tell: the score is not defined on these test samples"
-    if baseline.low == baseline.high == 0 and 3 / baseline.samples > margin:  # the rule of three: Hanley, JAMA 1983
-        return f"cannot tell: the two agree on all test samples, and {baseline.samples} are too few"
-    if baseline.low > -margin and baseline.high < margin:
+    if baseline.low > -margin and baseline.high < margin and not _alike(baseline, margin):
         return "no difference"
-    if baseline.differing < FEWEST and (baseline.low > 0 or baseline.high < 0):
-        return f"cannot tell: on all but {baseline.differing} test samples they agree"
+    for d in against if baseline.low > 0 else [baseline]:
+        if _alike(d, margin):
+            return f"cannot tell: two variants agree on all test samples, and {d.samples} are too few"
+        if d.differing < FEWEST and (d.low > 0 or d.high < 0):
+            return f"cannot tell: on all but {d.differing} test samples two variants agree"
     if all(d.low > 0 for d in against):
         return "worth it"
     if baseline.high < 0:
@@ -131,6 +132,11 @@ def judge(against: list[Difference], margin: float) -> str:
     if baseline.low > 0 and against[-1].high < margin:
         return "better, but so are as many weights without global reasoning"
     return f"cannot tell, {_needed([d for d in against if not d.low > 0], margin)}"
+
+
+def _alike(d: Difference, margin: float) -> bool:
+    """Whether two agree on all samples, but these are too few: the rule of three (Hanley, JAMA 1983)."""
+    return d.low == d.high == 0 and 3 / d.samples > margin
 
 
 def _needed(unclear: list[Difference], margin: float) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 import browser
-from glore.show import report, tables
+from glore.show import figures, report, tables
 from glore.train import compare
 from glore.train.grid import Grid
 from glore.train.recipe import Comparison
@@ -107,9 +107,11 @@ def test_the_page_opens_in_a_browser(page):
 
 
 def test_a_sample_without_a_score_leaves_the_table_whole(tmp_path):
-    rows = [{"variant": "a", "seed": 0, "miou": float("nan"), "parameters": 1, "multiply_adds": 1, "step_ms": 1.0}]
+    row = {"variant": "a", "miou": float("nan"), "parameters": 1, "multiply_adds": 1, "step_ms": 1.0}
+    rows = [{**row, "seed": seed} for seed in (0, 1)]
     grid = Grid(Comparison(metric="miou"), [], tmp_path)
-    assert "nan" in tables.aligned(report._summary(grid, rows))
+    assert "nan ± nan" in tables.aligned(report._summary(grid, rows))
+    assert "<svg" in figures.cost({"a": (1, [float("nan")] * 2, 1)}, "miou", {"a": "grey"})
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -71,7 +72,7 @@ def cost(points: Mapping[str, tuple[float, Sequence[float], float]], label: str,
             x, y, area = multiply_adds / 1e6, statistics.mean(scores), 900 * parameters / most
             axes.scatter(x, y, s=area, color=colour[name], alpha=0.75, linewidth=0, label=name)
             if len(scores) > 1:
-                axes.errorbar(x, y, statistics.stdev(scores), color=colour[name], capsize=3)
+                axes.errorbar(x, y, np.std(scores, ddof=1), color=colour[name], capsize=3)
         axes.set(xlabel="million multiply-adds a sample", ylabel=label)
         axes.margins(0.15, 0.2)
         legend = figure.legend(**LEGEND)

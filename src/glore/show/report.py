@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,7 +101,7 @@ def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _mean(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""  # which may be undefined
     return f"{statistics.mean(values):.1f}{spread}"
 
 

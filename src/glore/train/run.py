@@ -65,7 +65,8 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
 
 def _same_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
-    if not (path.is_file() and (folder / RESUME).is_file()):  # nothing was trained there
+    trained = any((folder / name).is_file() for name in (RESUME, RESULT, "last.safetensors"))
+    if not (trained and path.is_file()):
         files.write(path, yaml.safe_dump(recipe.resolved, sort_keys=False))
         return
     recipe.count_classes()  # or data that are not where they are said to be would look like another recipe

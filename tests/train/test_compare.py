@@ -6,10 +6,12 @@ import json
 import pytest
 import torch
 
+from glore.data.broken import BrokenSampleError
 from glore.show import report
 from glore.train import compare, results
 from glore.train import run as runs
 from glore.train.blame import RecipeError
+from glore.train.folder import Keep
 from glore.train.grid import Grid
 from glore.train.tree import put
 
@@ -151,8 +153,49 @@ def test_a_changed_recipe_is_refused(tree, tmp_path):
     tree["compare"]["seeds"] = [0]
     ran(tree, tmp_path, "plain")
     put(tree, "epochs", 2)
-    with pytest.raises(RecipeError, match=r"trainer\.max_epochs is 2, was 1"):
-        ran(tree, tmp_path)
+    for name in ("resume.ckpt", "last.safetensors", "none"):  # may be deleted to save space: results stay
+        with pytest.raises(RecipeError, match=r"trainer\.max_epochs is 2, was 1"):
+            ran(tree, tmp_path)
+        (tmp_path / "plain/seed0" / name).unlink(missing_ok=True)
+
+
+def test_a_renamed_variant_goes_by_its_new_name(tree, tmp_path):
+    variants = {"plain": {"model.net.unit": None}, "glore 2": {}}
+    tree["compare"] |= {"variants": variants, "seeds": [0]}
+    put(tree, "epochs", 1)
+    ran(tree, tmp_path)
+    variants["glore-2"] = variants.pop("glore 2")  # of the same folder
+    grid = Grid.of(tree, tmp_path)
+    assert "glore-2 − plain" in report.summary(grid)
+    assert [row["variant"] for row in results.rows(grid)] == ["plain", "glore-2"]
+    assert "glore-2" in report.page(grid).read_text()
+
+
+def test_a_sample_that_cannot_be_read_leaves_its_cell_trained_and_goes_on(tree, tmp_path, monkeypatch):
+    tree["compare"]["seeds"] = [0]
+    put(tree, "epochs", 1)
+    finish = runs.Run.finish
+
+    def broken(self, **about):
+        raise BrokenSampleError("7.jpg cannot be read")
+
+    monkeypatch.setattr(runs.Run, "finish", broken)
+    grid, messages = ran(tree, tmp_path, "plain", "glore")
+    assert messages == [f"stopped {name}, seed 0: 7.jpg cannot be read" for name in ("plain", "glore")]
+    monkeypatch.setattr(runs.Run, "finish", finish)
+    monkeypatch.setattr(Keep, "on_train_batch_end", lambda *arguments: pytest.fail("it was trained again"))
+    _, messages = ran(tree, tmp_path, "plain", "glore")
+    assert not messages
+    assert [cell.variant for cell, _ in grid.finished()] == ["plain", "glore"]
+
+
+def test_steps_of_other_batches_are_not_timed_against_each_other(tree, tmp_path):
+    variants = {"plain": {}, "glore": {}, "small batches": {"data.batch_size": 8}}
+    tree["compare"] |= {"variants": variants, "seeds": [0]}
+    put(tree, "epochs", 1)
+    grid, _ = ran(tree, tmp_path)
+    told = {verdict.variant: "step time" in verdict.figures for verdict in results.verdicts(grid)}
+    assert told == {"glore": True, "small batches": False}
 
 
 def test_a_cell_whose_loss_is_not_finite_is_told_and_left(tree, tmp_path):
@@ -209,8 +252,13 @@ def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
     for cell in grid.pick(["plain", "glore"], [7]):
         cell.folder.mkdir(parents=True)
         (cell.folder / "result.json").write_text(json.dumps({"hash": cell.recipe.hash}))
+        assert cell.result() is None, "without what each sample added"
+        (cell.folder / "samples.safetensors").touch()
     later = Grid.of(tree, tmp_path)
     assert {(cell.variant, cell.seed) for cell, _ in later.finished()} == {("plain", 7), ("glore", 7)}
+    assert {cell.seed for cell in later.pick(["plain"])} == {0, 1}, "they are shown, and no more of them trained"
+    with pytest.raises(ValueError, match=r"samples\.safetensors is damaged .*: remove it, and plain, seed 7 is tested"):
+        later.finished()[0][0].counts()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 from torch.utils.data import default_collate
 
 from glore import measure
+from glore.data.broken import BrokenSampleError
 from glore.train import results
 from glore.train.blame import RecipeError
 from glore.train.data import Draw, Seeded
@@ -24,8 +26,8 @@ from glore.train.task import Task
 def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
     """Run the cells that are not finished, each from where it stopped; yield what there is to tell.
 
-    After each, table and verdict are written anew. A cell whose loss is not finite is told and left, and so is one that
-    another process runs.
+    After each, table and verdict are written anew. A cell whose loss is not finite is told and left, and so are
+    one that another process runs and one for which a sample cannot be read.
 
     Args:
         grid: the comparison.
@@ -38,10 +40,10 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
     todo = [cell for cell in chosen if cell.result() is None]
     for _, result in grid.finished():
         _check_metric(grid, result["metrics"])
-    for cell in [] if todo else chosen[:1]:
+    if chosen and not todo:
         with suppress(FileNotFoundError):  # a result may be looked at without its data
-            made = cell.recipe.make_data()
-            _check_data(grid, cell, {split: made.fingerprint(split) for split in ("train", "test")})
+            made = chosen[0].recipe.make_data()
+            _check_data(grid, chosen[0], {split: made.fingerprint(split) for split in ("train", "test")})
     for cell in {cell.variant: cell for cell in todo}.values():
         cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
     with closing(Progress(len(todo), grid.metric)) as progress:
@@ -55,7 +57,7 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
                             results.write(grid)
             except BusyError as error:
                 yield f"left out {cell.name}: {error}"
-            except FloatingPointError as error:
+            except (FloatingPointError, BrokenSampleError) as error:  # of which the latter needs no training again
                 yield f"stopped {cell.name}: {error}"
             progress.end()
 
@@ -75,7 +77,9 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     data = {split: this.data.fingerprint(split) for split in ("train", "test")}  # told before, if it cannot be read
     _check_data(grid, cell, data)
     this.fit(start=rival.net.state_dict() if alike else None)  # the same for all, wherever their networks agree
-    step_time = 0.0 if cell == baseline or not this.trainer.is_global_zero else _step_time(this, rival)
+    step_time = 0.0 if cell == baseline else math.nan
+    if cell != baseline and this.trainer.is_global_zero and _batches(cell.recipe) == _batches(baseline.recipe):
+        step_time = _step_time(this, rival)
     about = {"variant": cell.variant, "seed": cell.seed, "baseline": baseline.variant}
     this.finish(**about, step_time=step_time, data=data)
 
@@ -100,6 +104,11 @@ def _source(recipe: Recipe) -> list[Any]:
     """Where the first weights of a network come from: a variant may be about that."""
     net = recipe.resolved["model"]["init_args"]["net"]
     return [net["class_path"], *(net.get("init_args", {}).get(key) for key in ("name", "pretrained"))]
+
+
+def _batches(recipe: Recipe) -> list[Any]:
+    """What a step gets: the two of a variant that is about that cannot take turns on one batch."""
+    return [recipe.resolved["data"], recipe.resolved["trainer"]["precision"]]
 
 
 def _step_time(this: Run, rival: Task) -> float:

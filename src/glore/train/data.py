@@ -179,9 +179,16 @@ class Data(LightningDataModule):
             self.split(split)
 
     def split(self, name: str) -> Any:
-        """The dataset of a split, made when first asked for."""
+        """The dataset of a split, made when first asked for.
+
+        Raises:
+            ValueError: it is empty.
+        """
         if name not in self.splits:
-            self.splits[name] = self.make(name)
+            dataset = self.make(name)
+            if not len(dataset):  # type: ignore[arg-type]
+                raise ValueError(f"{name} has no samples: look at what data.dataset finds for it in --data.root")
+            self.splits[name] = dataset
         return self.splits[name]
 
     def chosen(self, split: str, count: int) -> list[int]:
@@ -264,8 +271,6 @@ class Data(LightningDataModule):
     def _check_enough(self, split: str) -> None:
         assert self.trainer is not None
         size, processes = len(self.split(split)), self.trainer.world_size
-        if not size:
-            raise ValueError(f"{split} has no samples: look at what data.dataset finds for that split in --data.root")
         if size < processes:
             raise ValueError(f"{split} has {size} samples for {processes} processes: give --trainer.devices {size}")
 

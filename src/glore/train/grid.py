@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """The result, once the cell is finished."""
         path = self.folder / RESULT
-        if not path.is_file():
+        if not (path.is_file() and (self.folder / SAMPLES).is_file()):  # the latter, too, is made from what was trained
             return None
         try:
             result: dict[str, Any] = json.loads(path.read_text())
@@ -51,7 +52,11 @@ class Cell:
 
     def counts(self) -> Tensor:
         """What each test sample adds to the scores: (samples, *counts)."""
-        return load_file(self.folder / SAMPLES)["counts"]
+        path = self.folder / SAMPLES
+        try:
+            return load_file(path)["counts"]
+        except (SafetensorError, KeyError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it, and {self.name} is tested again") from error
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Grid:
 
         Args:
             tree: the recipe.
-            out: the comparison's folder. Seeds that have a folder there are part of it.
+            out: the comparison's folder. Seeds that have a folder there are part of the table.
             seeds: besides the recipe's.
 
         Raises:
@@ -110,7 +115,7 @@ class Grid:
         return [(cell, result) for cell in self.cells if (result := cell.result()) is not None]
 
     def pick(self, variants: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Cell]:
-        """The cells of these variants and seeds; of all where none are named.
+        """The cells of these variants and seeds; where none are named, of all variants, and of the recipe's seeds.
 
         Raises:
             RecipeError: there is no such variant; the message lists them.
@@ -120,7 +125,7 @@ class Grid:
         return [
             cell
             for cell in self.cells
-            if (not variants or cell.variant in variants) and (not seeds or cell.seed in seeds)
+            if (not variants or cell.variant in variants) and cell.seed in (seeds or self.comparison.seeds)
         ]
 
 

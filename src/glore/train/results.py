@@ -23,12 +23,12 @@ def rows(grid: Grid) -> list[dict[str, Any]]:
     """A row for each finished cell."""
     return [
         {
-            "variant": result["variant"],
-            "seed": result["seed"],
+            "variant": cell.variant,
+            "seed": cell.seed,
             **result["metrics"],
             **{name: result[name] for name in ("parameters", "multiply_adds", "step_ms")},
         }
-        for _, result in grid.finished()
+        for cell, result in grid.finished()
     ]
 
 
@@ -40,7 +40,7 @@ class Verdict:
         variant: its name.
         differences: of the score, by whom it is compared with.
         step_time: share by which a training step takes longer than the baseline's, forward and backward; the median
-            over seeds, nan where it was measured against another one.
+            over seeds, nan where it was measured against another one, or batches or precision differ.
         word: what it means.
     """
 
@@ -103,7 +103,11 @@ def verdicts(grid: Grid) -> list[Verdict]:
         if baseline not in differences:
             continue
         word = verdict.judge(list(differences.values()), grid.comparison.margin)
-        times = [result["step_time"] for _, result in cells.values() if result.get("baseline", baseline) == baseline]
+        times = [
+            result["step_time"]
+            for _, result in cells.values()
+            if result.get("baseline", baseline) == baseline and not math.isnan(result["step_time"])
+        ]
         step_time = statistics.median(times) if times else math.nan
         out.append(Verdict(variant, differences, step_time, word))
     return out

@@ -85,7 +85,14 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
                 put(tree, key, value if text else yaml.load(value, _Loader))
             except yaml.YAMLError as error:
                 raise RecipeError(f"--{key} {value} is not YAML: {' '.join(str(error).split())}") from error
+    for name in _variants(tree):
+        if not isinstance(name, str):
+            raise RecipeError(f"compare.variants has the name {name!r}, which is no text: put it in quotes")
     return tree
+
+
+def _variants(tree: Tree) -> dict[str, Any]:
+    return (tree.get("compare") or {}).get("variants") or {}
 
 
 def varied(tree: Tree, variant: str) -> Tree:
@@ -94,7 +101,7 @@ def varied(tree: Tree, variant: str) -> Tree:
     Raises:
         RecipeError: there is no such variant, of which the message lists all, or it is no mapping.
     """
-    variants = (tree.get("compare") or {}).get("variants") or {}
+    variants = _variants(tree)
     check(variant, variants)
     tree = copy.deepcopy(tree)
     values = variants[variant] or {}

@@ -24,6 +24,7 @@ from glore.train.blame import RecipeError, arguments, blame
 from glore.train.data import Data
 from glore.train.folder import Keep, WholeFiles
 from glore.train.progress import Progress
+from glore.train.sync import SyncBatchNorms
 from glore.train.task import Task
 from glore.train.tree import Tree, flat, put
 from glore.weights import files
@@ -303,7 +304,8 @@ class Recipe(LightningCLI):
             callback for callback in (Agree(self.decisive), progress, Keep(folder, f"val/{task.metric}")) if callback
         ]
         options["callbacks"] = [*_listed(options["callbacks"]), *ours]
-        options["plugins"] = [*_listed(options["plugins"]), WholeFiles(self.constructor)]
+        synced = [SyncBatchNorms()] if options["sync_batchnorm"] else []
+        options["plugins"] = [*_listed(options["plugins"]), *synced, WholeFiles(self.constructor)]
         options["default_root_dir"] = options["default_root_dir"] or folder
         options |= {"use_distributed_sampler": False, "enable_progress_bar": False}
         if options["max_steps"] != -1:  # Lightning would count a resumed epoch twice; `Keep` stops there

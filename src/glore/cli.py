@@ -26,7 +26,7 @@ everyday flags, each of which changes a value of the recipe:
   --data.workers N              processes that load data
   --model.backbone NAME         another backbone, in recipes that have one
   --model.net.unit NAME         another unit: glore.GloRe2d, glore.units.NonLocal2d, … or null
-  --model.net.head.unit NAME    the same for the unit in the head of a segmentation network
+  --model.net.head.unit NAME    in segmentation, another unit in the head
   --model.optimizer.lr X        learning rate
   --trainer.precision P         32-true, bf16-mixed or 16-mixed
   --trainer.gradient_clip_val X longest gradient

@@ -88,6 +88,12 @@ def test_what_is_no_folder_of_pictures_is_named(tmp_path, folders, split, option
         ImageFolder(split, root, **options)
 
 
+def test_a_test_folder_without_classes_is_told(tmp_path):
+    root = make(tmp_path, "train/a", "train/b", "test")
+    with pytest.raises(FileNotFoundError, match=r"test has pictures, but in no folders of a class each: glore predict"):
+        ImageFolder("test", root)
+
+
 def test_a_root_that_is_absent_is_named():
     with pytest.raises(FileNotFoundError, match=r"root='nowhere' is no folder: give --data.root DIR"):
         ImageFolder("train", "nowhere")

@@ -107,6 +107,9 @@ def test_weights_of_a_segmenter_are_taken(tmp_path, classes):
     differ = [key for key, value in net.state_dict().items() if not torch.equal(value, made[key])]
     assert bool(differ) == (classes == 5)
     assert all(made[key].shape[0] == 5 for key in differ)
+    narrow = partial(FCN, width=64)  # which is no matter of classes
+    with pytest.raises(ValueError, match=r"does not fit Segmenter: head\."):
+        segmenter("resnetv2_18", classes, narrow, pretrained=str(tmp_path / "net.safetensors"), **options)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from glore.show import report
 from glore.train import compare
 from glore.train import run as runs
 from glore.train.grid import Grid
-from glore.train.predict import palette
+from glore.train.predict import Write, palette
 from glore.train.recipe import Recipe
 from glore.train.segment import Segment
 from glore.train.tree import put, read
@@ -102,7 +102,10 @@ def test_colours_are_kept_with_the_run_and_pictures_as_they_are(root, tmp_path, 
     picture = tmp_path / "new.png"
     write(picture, scene(np.random.default_rng(7))[0])
     (root / "classes.txt").unlink()
-    assert main(["predict", str(picture), "--out", str(out)]) == 0
+    recipe = (out / "recipe.yaml").read_text()
+    (out / "recipe.yaml").write_text(recipe.replace("  devices: auto\n", "  devices: 2\n"))
+    assert main(["predict", str(picture), "--out", str(out)]) == 0, "by one process, which writes the files"
+    assert recipe != (out / "recipe.yaml").read_text()
     with Image.open(out / "predictions/new.png") as mask:
         assert mask.getpalette()[:9] == COLOURS.flatten().tolist()
     before = picture.read_bytes()
@@ -209,6 +212,35 @@ def test_a_mask_that_says_nothing_sensible_stops_the_training(root, tmp_path, ca
     assert main(["fit", *flags(root, "--data.workers", workers), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert re.match(r"glore: \S*masks/train/3.png is a picture of mode RGB", said)
+
+
+def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys):
+    """Of two classes as 0 and 255, the second would be ignored, and the training end with a perfect score."""
+    for mask in root.glob("masks/*/*.png"):
+        write(mask, np.where(np.array(Image.open(mask)) == 1, 0, 255))
+    (root / "classes.txt").write_text("background\nobject\n")
+    assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "the masks of val have pixels of background alone, of which nothing can be learnt: 255 counts for" in said
+
+
+def test_a_unit_for_a_backbone_without_places_is_refused(root, tmp_path, capsys):
+    assert main(["fit", *flags(root, "--model.net.unit", "null"), "--out", str(tmp_path / "run")]) == 2
+    assert "that in the head is --model.net.head.unit" in capsys.readouterr().err
+    read(flags(root, "--model.net.unit", "glore.GloRe2d", "--model.net.units", "{res4: 1}"))
+
+
+def test_masks_of_a_dataset_of_ones_own_do_not_replace_files(tmp_path):
+    class Own(list):
+        classes = ("a", "b")
+
+    write(tmp_path / "000001.png", np.zeros((4, 4)))
+    logits = torch.zeros(2, 2, 4, 4)
+    with pytest.raises(ValueError, match=r"000001\.png is there already"):
+        Write(tmp_path, Own([0, 0]), ["a", "b"], replace=False).write_on_batch_end(
+            None, None, (torch.arange(2), logits), None, None, 0, 0
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["000001.png"]
 
 
 def test_a_mask_that_cannot_be_read_is_replaced_and_named(root, tmp_path):

@@ -81,7 +81,7 @@ def _predicting(parser: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace, flags: list[str]) -> int:
     """Write predictions for pictures, or for the test split."""
-    this = _of_folder(options, flags)
+    this = _of_folder(options, [*flags, "--trainer.devices", "1", "--trainer.num_nodes", "1"])  # one writes the files
     folder = options.to or options.out / "predictions"
     replaced = (folder / "predictions.csv").is_file()
     rows = this.predict(folder, options.weights, options.paths, options.top, options.to is None or replaced)

@@ -60,6 +60,17 @@ class Pictures(Samples):
         arguments: Mapping[str, Any],
         palette: Sequence[Sequence[int]] | None = None,
     ) -> Pictures:
+        """Files whose targets are not known, taken as this data set takes its own in testing.
+
+        Args:
+            paths: of the files, of folders of them, or of text files with a path a line.
+            classes: names of those that a network tells apart.
+            arguments: of this data set's constructor, by name, of which some say how an item is made.
+            palette: a colour for each class, where the network's training had some.
+
+        Raises:
+            FileNotFoundError: a path leads nowhere, or a folder has no such files.
+        """
         samples = [(path, None) for path in listed(paths, SUFFIXES, "pictures")]
         return Pictures(samples, classes, arguments.get("preset") or cls.default_preset())
 

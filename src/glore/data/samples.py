@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +20,6 @@ class Samples(Dataset[tuple[Tensor, Any]]):
 
     def __init__(self, samples: Sequence[tuple[Path, Any]], classes: Sequence[str]) -> None:
         self.samples, self.classes = list(samples), list(classes)
-
-    @classmethod
-    def for_paths(
-        cls,
-        paths: Sequence[Path],
-        classes: Sequence[str],
-        arguments: Mapping[str, Any],
-        palette: Sequence[Sequence[int]] | None = None,
-    ) -> Samples:
-        """Files whose targets are not known, taken as this data set takes its own in testing.
-
-        Args:
-            paths: of the files, of folders of them, or of text files with a path a line.
-            classes: names of those that a network tells apart.
-            arguments: of this data set's constructor, by name, of which some say how an item is made.
-            palette: a colour for each class, where the network's training had some.
-
-        Raises:
-            FileNotFoundError: a path leads nowhere, or a folder has no such files.
-        """
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.samples)

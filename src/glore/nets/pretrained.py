@@ -40,8 +40,8 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
             weights = dict(pairs)
     headless = bool(head) and not any(name.startswith(head) for name in weights)
     optional |= {name for name in own if headless and name.startswith(head)}
-    other_head = {name for name in own if name.startswith(head) and name in weights}
-    other_head = {name for name in other_head if weights[name].shape != own[name].shape}
+    heads = {name: (weights[name].shape, own[name].shape) for name in own if name.startswith(head) and name in weights}
+    other_head = {name for name, (given, wanted) in heads.items() if given != wanted and given[1:] == wanted[1:]}
     kept = {name: tensor for name, tensor in weights.items() if name not in other_head}
     if faults := misfits(own, kept, optional | other_head):
         raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {faults}")

@@ -153,16 +153,21 @@ def _laid_over(logits: Tensor, filled: Tensor, size: Sequence[int]) -> Tensor:
     return F.pad(logits, (0, w - wide, 0, h - high))  # torch.export knows no slice of free size
 
 
+def _alike(maps: Sequence[Tensor], plain: nn.Module, example: Tensor) -> bool:
+    """Whether a network without units has these maps, too."""
+    with probe.evaluating(plain), torch.no_grad():
+        return all(map(torch.equal, maps, _maps(plain, example)))
+
+
 def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
     """Take out the layers behind the last map, and tell the channels of the last two maps."""
     (picture,) = probe.inputs_for(net, None)
     example = _filled(picture[..., : PROBED - 40, :PROBED], output_stride)  # not square, as pictures are
-    plain = remove(copy.deepcopy(net))
     parameters = dict(net.named_parameters())
     units = [*units_of(net).values()]
-    with probe.recorded(units, skip=True), probe.evaluating(net), probe.evaluating(plain), torch.enable_grad():
+    with probe.recorded(units, skip=True), probe.evaluating(net), torch.enable_grad():
         try:
-            maps, expected = _maps(net, example), _maps(plain, example)
+            maps = _maps(net, example)
         except (RuntimeError, ValueError, AssertionError) as error:
             said = " ".join(str(error).split()) or type(error).__name__
             size = "×".join(map(str, example.shape[2:]))
@@ -176,7 +181,7 @@ def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
             f"name={name!r} has a last map of {own} for a picture of {seen}, which is no output stride of "
             f"{output_stride}: take another network"
         )
-    if not all(map(torch.equal, maps, expected)):
+    if units and not _alike(maps, remove(copy.deepcopy(net)), example):
         raise ValueError(
             f"name={name!r}: timm finds the maps of this network by counting its blocks, which units among them shift: "
             "put units into the head, or take another network"

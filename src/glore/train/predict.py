@@ -79,7 +79,7 @@ class Write(BasePredictionWriter):
             return
         if logits.shape[1] > 256:
             raise ValueError(f"a mask holds at most 256 classes, and the network has {logits.shape[1]}")
-        if not self.begun and getattr(trainer, "global_rank", 0) == 0:
+        if not self.begun:
             self._begin()
         self.begun = True
         for index, mask in zip(indices.tolist(), logits.argmax(1).to("cpu", torch.uint8), strict=True):
@@ -92,7 +92,7 @@ class Write(BasePredictionWriter):
 
     def _begin(self) -> None:
         """Refuse to replace anything, before anything is written; then mark the folder as one of predictions."""
-        for index in range(len(self.pictures)):
+        for index in range(len(self.dataset)):
             for folder in (self.folder, self.folder / "overlays", self.folder / "submission"):
                 path = folder / self._file(index)
                 if path.resolve() in self.taken or (path.exists() and not self.replace):
@@ -146,7 +146,7 @@ class Write(BasePredictionWriter):
 
     def on_predict_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.rows:
-            write_csv(self.folder / f"predictions{trainer.global_rank or ''}.csv", self.rows)
+            write_csv(self.folder / "predictions.csv", self.rows)
 
     def _save(self, picture: Image.Image, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)

@@ -181,7 +181,7 @@ class Run:
             replace: whether files that are there may be replaced; see `glore.train.predict.Write`.
 
         Returns:
-            A row for each sample that this process predicted.
+            A row for each sample.
 
         Raises:
             FileNotFoundError: a path leads nowhere, or weights are missing.
@@ -226,7 +226,7 @@ class Run:
         if not hasattr(own, "for_paths") and not preset:
             raise ValueError(
                 f"{own.__name__} does not tell how a file becomes a sample, so none can be given: leave out the paths, "
-                "or give it a for_paths as glore.data.samples.Samples has, or an argument preset"
+                "or give it a for_paths as glore.data.images.Pictures has, or an argument preset"
             )
         made = getattr(own, "for_paths", Pictures.for_paths)
         self.data.splits["test"] = made(paths, classes, arguments, palette)

@@ -57,7 +57,7 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
         variant: one of those that the recipe compares, put in before the flags.
 
     Raises:
-        RecipeError: there is no such recipe or variant, it is not YAML, or a flag has no value.
+        RecipeError: there is no such recipe or variant, it is not YAML, or a flag has no value or would change nothing.
     """
     pairs = _pairs(flags)
     configs = [value for key, value in pairs if key == "config"]
@@ -88,7 +88,19 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     for name in _variants(tree):
         if not isinstance(name, str):
             raise RecipeError(f"compare.variants has the name {name!r}, which is no text: put it in quotes")
+    if any(key.replace("init_args.", "") == "model.net.unit" for key, _ in pairs):
+        _check_unit(tree)
     return tree
+
+
+def _check_unit(tree: Tree) -> None:
+    """Refuse a flag for the unit in a backbone without places: who gives it means the head's."""
+    net = ((tree.get("model") or {}).get("init_args") or {}).get("net") or {}
+    if net.get("class_path") == "glore.nets.segmenter.segmenter" and not net.get("init_args", {}).get("units"):
+        raise RecipeError(
+            "--model.net.unit is the unit in the backbone, which has no place there (--model.net.units): that in the "
+            "head is --model.net.head.unit"
+        )
 
 
 def _variants(tree: Tree) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def trainer(step=0):
 
 
 @pytest.mark.unchecked
-def test_what_other_processes_did_is_shown_and_says_nothing_about_the_time():
+def test_what_other_processes_did_is_shown_and_says_nothing_about_the_time(capsys):
     progress = Progress(4)
     for name, begun in {"a": 0, "skipped": None, "half": 5}.items():
         progress.begin(name)
@@ -37,3 +37,6 @@ def test_what_other_processes_did_is_shown_and_says_nothing_about_the_time():
     assert progress.bar.desc == "3 of 4: half · epoch 1/2"
     assert progress.bar.miniters == 0
     progress.close()
+    said = capsys.readouterr().err
+    assert "\r" not in said, "which is a log, and no terminal"
+    assert "3 of 4: half · epoch 1/2  75%" in said

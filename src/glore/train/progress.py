@@ -9,6 +9,16 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
 
+class Lines:
+    """stderr with each state of a bar on a line of its own, as logs are read."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.replace("\r", "\n"))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 class Progress(Callback):
     """A bar over one or more trainings, each of which counts the same, or over the batches of an evaluation.
 
@@ -49,6 +59,7 @@ class Progress(Callback):
             self.bar = tqdm(
                 total=self.runs,
                 initial=begun,
+                file=sys.stderr if shown else Lines(),
                 mininterval=0.5 if shown else 15,
                 miniters=0,  # tqdm's own guess grows with each leap
                 dynamic_ncols=shown,

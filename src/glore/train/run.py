@@ -135,7 +135,8 @@ class Run:
         with quiet(), refusals():
             evaluate = self.trainer.validate if split == "val" else self.trainer.test
             (logged,) = evaluate(self.task, datamodule=self.data, verbose=False)
-        return {name.removeprefix(f"{split}/"): score for name, score in logged.items() if name.startswith(split)}
+        own = {name.removeprefix(f"{split}/"): score for name, score in logged.items() if name.startswith(split)}
+        return {name: round(score, 6) for name, score in own.items()}  # processes compare them in single precision
 
     def _check_classes(self, split: str, weights: str | Path) -> None:
         """Refuse data whose classes are not those that the weights were trained on."""

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest

@@ -69,7 +69,7 @@ def _unimportable(value: Any) -> str:
     except (ImportError, ValueError) as error:
         return (
             f"{error}; give the import path of a class or function, package.module.Name, which may lie in the current "
-            "folder or beside the recipe of --config"
+            "folder, beside the recipe of --config, or in a folder of PYTHONPATH"
         )
     near = get_close_matches(name, vars(module), n=1)
     return f"{module_name} has no {name}" + (f"; did you mean {near[0]}?" if near else "")

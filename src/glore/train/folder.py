@@ -188,19 +188,16 @@ class Keep(Checkpoint):
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool) -> Iterator[None]:
-    """Hold a folder, made if need be, against other processes; a killed process lets go of it.
-
-    What killed processes left half written there is swept away.
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold a file, made if need be, against other processes; a killed process lets go of it.
 
     Raises:
         BlockingIOError: another process holds it, and `wait` is False.
-        OSError: the folder cannot be written.
+        OSError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        files.sweep(folder)
         yield
 
 

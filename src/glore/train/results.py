@@ -16,7 +16,7 @@ from glore.train.folder import locked, write_csv
 from glore.train.grid import Cell, Grid
 from glore.weights import files
 
-TABLE = "results.csv"
+TABLE, LOCK = "results.csv", ".results.lock"  # the folder may be that of a run too, which has a lock of its own
 
 
 def rows(grid: Grid) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def about(grid: Grid, verdicts: Sequence[Verdict]) -> str:
 
 def write(grid: Grid) -> tuple[list[dict[str, Any]], str]:
     """Write `results.csv` and `verdict.txt` into the comparison's folder; return the rows, and what the latter says."""
-    with locked(grid.out, wait=True):  # other processes of a job array do the same
+    with locked(grid.out / LOCK, wait=True):  # other processes of a job array do the same
         table = rows(grid)
         write_csv(grid.out / TABLE, table)
         found = verdicts(grid)

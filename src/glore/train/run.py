@@ -41,7 +41,7 @@ class BusyError(OSError):
 
 @contextmanager
 def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
-    """Hold a folder for runs of this recipe alone; a killed process lets go of it.
+    """Hold a folder for runs of this recipe alone; a killed process lets go of it, and what it left half written goes.
 
     Of several processes that train together, the first one holds it for all.
 
@@ -54,7 +54,8 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
         return
     with ExitStack() as held:
         try:
-            held.enter_context(locked(folder, wait=False))
+            held.enter_context(locked(folder / ".lock", wait=False))
+            files.sweep(folder)
         except BlockingIOError as error:
             raise BusyError(f"another process works in {folder}") from error
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -29,6 +30,19 @@ def test_the_overview_is_short_and_names_every_command(capsys, arguments):
     assert all(f"  {name} " in out for name in cli.COMMANDS)
 
 
+@pytest.mark.parametrize(
+    "flag", [["--model.window", "[512, 512]"], ["--data.root=my pictures"], ["--model.flip", "true"]]
+)
+def test_flags_of_the_recipe_are_no_paths_wherever_they_stand(monkeypatch, flag):
+    told = []
+    command = cli.COMMANDS["predict"]._replace(run=lambda options, flags: told.append((options.paths, flags)) or 0)
+    monkeypatch.setitem(cli.COMMANDS, "predict", command)
+    paths = ["a b.jpg", "c.jpg", "d.jpg"]
+    for place in range(4):
+        assert cli.main(["predict", *paths[:place], *flag, *paths[place:], "--out", "runs/one"]) == 0
+    assert told == 4 * [([Path(path) for path in paths], ["=".join(flag)])]
+
+
 @pytest.mark.parametrize("name", list(cli.COMMANDS))
 def test_each_commands_help_has_an_example_that_parses(capsys, name):
     with pytest.raises(SystemExit) as stop:
@@ -38,9 +52,9 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
     assert f"example: {command.example}" in capsys.readouterr().out
     parser = cli.Parser(allow_abbrev=False)
     command.arguments(parser)
-    _, flags = parser.parse_known_args(command.example.split()[2:])
-    if name in ("demo", "compare", "fit", "recipe"):
-        recipe.Recipe(tree.read(["--config", "digits", *flags]))
+    _, flags = parser.parse_known_args(cli._joined(shlex.split(command.example)[2:], parser))
+    config = {"scan": "kinetics400", "measure": "tennis"}.get(name, "digits")
+    recipe.Recipe(tree.read(["--config", config, *flags]))
 
 
 @pytest.mark.parametrize(

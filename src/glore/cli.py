@@ -141,7 +141,10 @@ def _run(name: str, *rest: str) -> int:
         allow_abbrev=False,
     )
     command.arguments(parser)
-    options, flags = parser.parse_known_intermixed_args(_joined(rest, parser))
+    joined = _joined(rest, parser)
+    flags = [a for a in joined if a.startswith("--") and a.partition("=")[0] not in parser._option_string_actions]
+    options, strange = parser.parse_known_intermixed_args([argument for argument in joined if argument not in flags])
+    flags += strange  # argparse itself would take a flag with a space in its value for a path
     for flag in flags:
         given = flag.partition("=")[0]
         if near := get_close_matches(given, parser._option_string_actions, n=1, cutoff=0.85):

@@ -11,6 +11,8 @@ pytest.importorskip("torchvision")
 
 import glore
 from glore.cli import main
+from glore.data.decode import SUFFIXES
+from glore.data.folders import listed
 from glore.train import run as runs
 from glore.train.recipe import Recipe
 from glore.train.tree import read
@@ -123,7 +125,9 @@ def test_a_scan_names_what_cannot_be_used(videos, tmp_path, capsys, workers):
     with (tmp_path / "scan/scan.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["name"].rpartition("/")[2] for row in rows if row["fault"]} == broken
-    assert len((tmp_path / "scan/good.txt").read_text().splitlines()) == count - len(broken)
+    good = listed([tmp_path / "scan/good.txt"], SUFFIXES, "videos")
+    assert len(good) == count - len(broken)
+    assert all(path.is_file() for path in good)
 
     (videos / "red/text.mp4").write_bytes((videos / "red/1.mp4").read_bytes())  # mended
     table = (tmp_path / "scan/scan.csv").read_bytes()

@@ -153,24 +153,29 @@ class Video:
         with self._blamed():
             self._open()
             count = sum(1 for _ in self._frames())
-            if count < self.frames:
+            if count < self.frames and (self.damaged or not count):
                 raise ValueError(f"{self.frames - count} of {self.frames} frames cannot be decoded")
 
     def _frames(self) -> Iterator[Any]:
-        """The frames from where the file stands, but for what is damaged."""
+        """The frames from where the file stands, but for what is damaged, which is noted."""
         import av
 
+        self.damaged = False
         for packet in self.container.demux(self.stream):
             if packet.is_corrupt:
+                self.damaged = True
                 continue
             try:
                 yield from packet.decode()
             except av.error.InvalidDataError:
+                self.damaged = True
                 if self.times is None:  # frames behind it could not be told apart
                     raise
 
     def _decoded(self, wanted: list[int], search: bool) -> Iterator[tuple[int, Any]]:
         """The first wanted frame, and those behind it until it would be quicker to start again from a key frame.
+
+        A packet may show no frame, in a file that is not damaged: the frame before it stays, as in a player.
 
         Args:
             wanted: numbers of frames, in order.
@@ -184,14 +189,19 @@ class Video:
         else:
             self._open()
         rest = iter(wanted)
-        index = next(rest)
+        index: int | None = next(rest)
+        before = None
         for frame in self._frames():
             if self.times is not None and frame.pts is not None:
                 seen = bisect.bisect_left(self.times, frame.pts)
                 if search and frame.pts not in self.times[seen : seen + 1]:
                     continue  # it stands for a packet that is damaged
-            if seen > index:  # it was left out by the decoder
-                return
+            while seen > index:  # it was left out by the decoder
+                if search or self.damaged or before is None:
+                    return
+                yield index, before
+                if (index := next(rest, None)) is None:
+                    return
             if seen == index:
                 yield index, frame
                 after = next(rest, None)
@@ -200,7 +210,10 @@ class Video:
                 if self.times is not None and self._key(self.times[after]) > self.times[index]:
                     return
                 index = after
+            before = frame
             seen += 1
+        if not (search or self.damaged or before is None):
+            yield from ((late, before) for late in (index, *rest))
 
     def _key(self, time: int) -> int:
         """When the last key frame is shown that is not later."""

@@ -78,7 +78,8 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
                 table.writerow(rows[name])
                 file.flush()
     write_csv(folder / SCAN, list(rows.values()), COLUMNS)
-    files.write(folder / GOOD, "".join(f"{name}\n" for name, row in rows.items() if not row["fault"]))
+    good = [name for name, row in rows.items() if not row["fault"]]
+    files.write(folder / GOOD, "".join(f"{Path(name).resolve()}\n" for name in good))  # the list may lie anywhere
     return list(rows.values())
 
 

@@ -304,6 +304,63 @@ def test_an_index_that_is_no_whole_number():
     refuses(Net(), {"stage1": (1.5,)}, "1.5 is no index")
 
 
+class Tapped(Net):
+    """Hands on what comes out behind a child of a certain name, as torchvision's IntermediateLayerGetter does."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        for name, block in self.stage1.named_children():
+            x = block(x)
+            if name == "3":
+                kept = x
+        return self.head(self.stage2(self.down(kept)).mean((2, 3)))
+
+
+def test_a_unit_whose_output_nobody_takes_is_refused():
+    refuses(Tapped(), {"stage1": (3,)}, "what comes out behind some children of Sequential is not used")
+    assert len(units_of(insert(Tapped(), {"stage1": (2,)}, GloRe2d, example=EXAMPLE))) == 1
+
+
+class Told(Net):
+    """Tells classes, of which no gradient comes."""
+
+    def forward(self, x):
+        return super().forward(x).argmax(1)
+
+
+def test_a_network_that_tells_classes_is_compared_by_them():
+    assert len(units_of(insert(Told(), {"stage1": 1}, GloRe2d, example=EXAMPLE))) == 1
+
+    class Counts(Told):
+        def forward(self, x):
+            return super().forward(x) + len(self.stage1)
+
+    refuses(Counts(), {"stage1": 1}, "change the output of Counts even if they do nothing")
+
+
+class Random(Net):
+    """Draws in evaluation, as a network with Monte Carlo dropout does."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5))
+
+
+def test_a_network_that_draws_in_evaluation_is_taken():
+    state = torch.get_rng_state()
+    insert(Random(), {"stage1": 1}, lambda channels: GloRe2d(channels).eval(), example=EXAMPLE)
+    assert not torch.equal(torch.get_rng_state(), state), "by the unit's first weights alone"
+
+
+def test_units_are_known_in_containers_made_of_the_children():
+    model = insert(Net(), {"stage1": (1, 3), "stage2": 1}, GloRe2d, example=EXAMPLE)
+    cut = model.stage1[:4]
+    assert list(units_of(cut)) == ["1_glore"]
+    assert list(remove(cut)._modules) == ["0", "1", "2"]
+    del model.stage2[0]  # after which torch counts the others anew
+    assert [type(unit) for unit in units_of(model).values()] == 3 * [GloRe2d]
+    assert units_of(remove(model)) == {}
+
+
 def test_the_same_container_twice():
     model = insert(Net(), {"stage1": 1}, GloRe2d, example=EXAMPLE)
     before = list(model.state_dict())

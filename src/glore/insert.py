@@ -7,19 +7,21 @@ module names and state-dict keys, and export, compilation and feature extraction
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from glore import probe
 
 Model = TypeVar("Model", bound=nn.Module)
 Where = Mapping[str, int | Iterable[int]]
-INSERTED = "_glore_units"  # on a container: the names of the children that `insert` put there
+INSERTED = "_glore_inserted"  # on a unit that `insert` put where it is
 
 
 def spread(blocks: int, units: int) -> tuple[int, ...]:
@@ -83,7 +85,7 @@ def insert(
 
     A probe runs the network twice on `example`, in evaluation mode, without touching statistics or random state (new
     units draw their first weights from it, as any layer does). It reads the channels behind each block, and proves that
-    every unit is reached and that nothing else changed. An error leaves the network as it was. Code of yours that
+    every unit changes the output and that nothing else does. An error leaves the network as it was. Code of yours that
     counts the container's children by position (`layer2[1]`) counts the units too.
 
     Args:
@@ -99,8 +101,8 @@ def insert(
 
     Raises:
         ValueError: a path, index or count is wrong; a container holds units already, or does not run its children in
-            order on single maps with channels first; a unit is not reached; or the model is compiled, wrapped or
-            quantised. The message says which, and what would work.
+            order on single maps with channels first; a unit is not reached, or its output not used; or the model is
+            compiled, wrapped or quantised. The message says which, and what would work.
 
     Example:
         >>> import torch
@@ -118,7 +120,7 @@ def insert(
     if len({id(place.container) for place in places}) < len(places):
         raise ValueError(f"where={dict(where)!r} names one container by two paths: name it once")
 
-    inputs = probe.inputs_for(model, example)
+    inputs, state = probe.inputs_for(model, example), torch.get_rng_state()
     with probe.recorded(module for place in places for module in place.container.modules()) as calls:
         try:
             expected = probe.run(model, inputs)
@@ -134,12 +136,12 @@ def insert(
     try:
         for place, units in zip(places, new, strict=True):
             place.thread(units)
-        _prove(model, places, new, inputs, expected)
+        _prove(model, places, new, inputs, expected, state)
+        _count_blocks(model)
     except BaseException:
         for place in places:
             place.restore()
         raise
-    _count_blocks(model)
     return model
 
 
@@ -158,10 +160,15 @@ def remove(model: Model) -> Model:
         )
     """
     for module in list(model.modules()):
-        for name in vars(module).pop(INSERTED, ()):
-            module._modules.pop(name, None)
+        for name in _inserted(module):
+            del module._modules[name]
     _count_blocks(model)
     return model
+
+
+def _inserted(container: nn.Module) -> list[str]:
+    """The names of a container's children that `insert` put there, or into what the container was made from."""
+    return [name for name, child in container._modules.items() if child is not None and INSERTED in vars(child)]
 
 
 def _count_blocks(model: Any) -> None:
@@ -174,9 +181,11 @@ def _count_blocks(model: Any) -> None:
         return
     container = model.get_submodule(paths[0][0])
     names = list(container._modules)
+    if not {path[1] for path in paths} <= {*names}:  # of a network that was cut off
+        return
     model.feature_ends = [names.index(path[1]) for path in paths]
     behind = names[model.feature_ends[-1] + 1 :][:1]
-    if {*behind} & {*vars(container).get(INSERTED, ())}:
+    if {*behind} & {*_inserted(container)}:
         model.feature_ends[-1] += 1  # the last map is what comes out behind all
 
 
@@ -194,7 +203,7 @@ def units_of(model: nn.Module) -> dict[str, nn.Module]:
     return {
         f"{path}.{name}".lstrip("."): module.get_submodule(name)
         for path, module in model.named_modules()
-        for name in vars(module).get(INSERTED, ())
+        for name in _inserted(module)
     }
 
 
@@ -215,7 +224,7 @@ class _Place:
         self.path = path
         self.before = dict(self.container._modules)
         self.blocks = [(name, block) for name, block in self.before.items() if block is not None]
-        if INSERTED in vars(self.container):
+        if _inserted(self.container):
             raise ValueError(f"where={path!r} holds units already: glore.remove(model) takes them out")
         if not self.blocks:
             raise ValueError(f"where={path!r} is a {type(self.container).__name__} without children: name a container")
@@ -265,21 +274,18 @@ class _Place:
     def thread(self, new: Mapping[int, nn.Module]) -> None:
         """Put each new unit behind the block of its index."""
         behind = {self.blocks[index][0]: unit for index, unit in new.items()}
-        names = []
         self.container._modules.clear()
         for name, child in self.before.items():
             self.container._modules[name] = child
             if name in behind:
-                names.append(f"{name}_{re.sub('[123]d$', '', type(behind[name]).__name__).lower()}")
-                self.container._modules[names[-1]] = behind[name]
-        if names:
-            setattr(self.container, INSERTED, tuple(names))
+                kind = re.sub("[123]d$", "", type(behind[name]).__name__).lower()
+                self.container._modules[f"{name}_{kind}"] = behind[name]
+                setattr(behind[name], INSERTED, True)
 
     def restore(self) -> None:
         """Put the container back as it was."""
         self.container._modules.clear()
         self.container._modules.update(self.before)
-        vars(self.container).pop(INSERTED, None)
 
 
 def _check_arguments(model: Any, where: Any, unit: Any, example: Any) -> None:
@@ -300,13 +306,22 @@ def _prove(
     new: list[dict[int, nn.Module]],
     inputs: tuple[Any, ...],
     expected: Any,
+    state: Tensor,
 ) -> None:
-    """Raise a ValueError unless every unit is reached, and the network as it was but for what the units do."""
+    """Raise a ValueError unless every unit changes the output, and nothing else does.
+
+    The second probe starts from the random state of the first, and each unit hands on its input plus a zero of its own,
+    which tells by its gradient whether what the unit gives is used.
+    """
     cure = "name a container that runs its children one after the other, such as an nn.Sequential of blocks"
     containers = ", ".join(f"{place.path!r} ({type(place.container).__name__})" for place in places)
-    with probe.recorded((module for units in new for module in units.values()), skip=True) as calls:
+    zeros = {module: torch.zeros((), requires_grad=True) for units in new for module in units.values()}
+    first = torch.zeros((), requires_grad=True)  # without a gradient of the input, that of a unit tells nothing
+    with probe.recorded(zeros, give=lambda module, x: x + zeros[module]) as calls:
         try:
-            output = probe.run(model, inputs)
+            with probe.evaluating(model), _frozen(model), torch.enable_grad():
+                torch.set_rng_state(state)
+                output = model(*tree_map_only(Tensor, lambda x: x + first if x.is_floating_point() else x, inputs))
         except Exception as error:
             raise ValueError(
                 f"where: with units between the children of {containers}, {type(model).__name__} no longer runs "
@@ -324,6 +339,38 @@ def _prove(
             f"where: more children in {containers} change the output of {type(model).__name__} even if they do "
             f"nothing, because it counts, indexes or sums up its children: {cure}"
         )
+    used = _used(output, zeros)
+    for place, units in zip(places, new, strict=True):
+        if used and not all(used[module] for module in units.values()):
+            raise ValueError(
+                f"where={place.path!r}: what comes out behind some children of {type(place.container).__name__} is not "
+                "used, so a unit there would never learn: name an earlier block, or another container"
+            )
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients of the network's own weights, for which a run would keep its maps."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in learning:
+            parameter.requires_grad = False
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad = True
+
+
+def _used(output: Any, zeros: Mapping[nn.Module, Tensor]) -> dict[nn.Module, bool]:
+    """Which zeros an output depends on; nothing, where no gradient could tell."""
+    leaves = [leaf for leaf in probe.leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not leaves:
+        return {}
+    try:
+        grads = torch.autograd.grad([leaf.abs().sum() for leaf in leaves], [*zeros.values()], allow_unused=True)
+    except RuntimeError:  # as of what was written over
+        return {}
+    return {module: grad is not None for module, grad in zip(zeros, grads, strict=True)}
 
 
 def _made(unit: Callable[[int], nn.Module], block: nn.Module, features: Tensor) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -22,18 +22,20 @@ class Call(NamedTuple):
 
 
 @contextmanager
-def recorded(modules: Iterable[nn.Module], *, skip: bool = False) -> Iterator[list[Call]]:
+def recorded(
+    modules: Iterable[nn.Module], *, give: Callable[[nn.Module, Any], Any] | None = None
+) -> Iterator[list[Call]]:
     """Record each call of the modules, in the order in which they end.
 
     Args:
         modules: which modules.
-        skip: let each module return its first input instead of its output.
+        give: makes of a module and its first input what the module returns instead of its output.
     """
     calls: list[Call] = []
 
     def record(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
         calls.append(Call(module, (*inputs, *keywords.values()), output))
-        return inputs[0] if skip else None
+        return give(module, inputs[0]) if give else None
 
     hooks = [module.register_forward_hook(record, with_kwargs=True) for module in set(modules)]
     try:
@@ -99,14 +101,10 @@ def same(a: Any, b: Any) -> bool:
     Raises:
         ValueError: there is no tensor in them that can be compared.
     """
-    ours, theirs = _leaves(a), _leaves(b)
+    ours, theirs = leaves(a), leaves(b)
     if not any(isinstance(leaf, Tensor) for leaf in theirs):
         raise ValueError(f"the output, a {type(b).__name__}, holds no tensor that can be compared")
-    return len(ours) == len(theirs) and all(
-        _close(x, y)
-        for x, y in zip(ours, theirs, strict=True)
-        if isinstance(x, Tensor) and isinstance(y, Tensor) and y.is_floating_point() and not y.is_meta
-    )
+    return len(ours) == len(theirs) and all(_alike(x, y) for x, y in zip(ours, theirs, strict=True))
 
 
 def difference(a: Any, b: Any) -> float:
@@ -117,7 +115,7 @@ def difference(a: Any, b: Any) -> float:
         0.25
     """
     pairs = [
-        (x, y) for x, y in zip(_leaves(a), _leaves(b), strict=True) if isinstance(y, Tensor) and y.is_floating_point()
+        (x, y) for x, y in zip(leaves(a), leaves(b), strict=True) if isinstance(y, Tensor) and y.is_floating_point()
     ]
     if not pairs:
         raise ValueError(f"the output, a {type(b).__name__}, holds no numbers that can be compared")
@@ -125,13 +123,21 @@ def difference(a: Any, b: Any) -> float:
     return float(torch.stack(shares).max())
 
 
-def _leaves(output: Any) -> list[Any]:
+def leaves(output: Any) -> list[Any]:
     """What an output is made of; objects that torch does not know, such as dataclasses, are opened."""
-    leaves: list[Any] = []
+    found: list[Any] = []
     for leaf in tree_leaves(output):
         opaque = not isinstance(leaf, Tensor | nn.Module | type) and hasattr(leaf, "__dict__")
-        leaves += _leaves(dict(vars(leaf))) if opaque else [leaf]
-    return leaves
+        found += leaves(dict(vars(leaf))) if opaque else [leaf]
+    return found
+
+
+def _alike(x: Any, y: Any) -> bool:
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
+        return isinstance(x, Tensor) == isinstance(y, Tensor)
+    if y.is_meta:
+        return x.shape == y.shape
+    return _close(x, y) if y.is_floating_point() else torch.equal(x, y)
 
 
 def _close(x: Tensor, y: Tensor) -> bool:

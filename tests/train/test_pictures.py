@@ -177,6 +177,11 @@ def test_units_alone_are_trained(pictures, tmp_path):
     assert this.task.net.layer2[1].norm.training
 
 
+def test_a_folder_too_high_has_one_class_and_is_refused(pictures, tmp_path, capsys):
+    assert main(["fit", *flags(pictures.parent), "--out", str(tmp_path.parent / "run")]) == 2
+    assert "the data have one class, of which nothing can be learnt" in capsys.readouterr().err
+
+
 def test_old_layers_learn_slower(pictures, tmp_path):
     with pytest.raises(RecipeError, match=r"model.old_rate=0.1 slows the layers that come with weights, but"):
         recipe(pictures, "--model.old_rate", "0.1")
@@ -196,6 +201,8 @@ def test_old_layers_learn_slower(pictures, tmp_path):
     assert all(rates[id(p)] == pytest.approx(1e-3) for p in unit.parameters())
     assert len(rates) == len(list(net.parameters()))
     assert new_parts(net) == [unit, net.fc]
+    net.layer1.append(glore.GloRe2d(net.layer2[0].conv1.in_channels))
+    assert new_parts(net) == [unit, net.layer1[-1], net.fc], "as do units that stand there by hand"
 
 
 def test_pretrained_weights_are_in_the_first_step_and_not_in_the_file(pictures, tmp_path):

@@ -15,8 +15,8 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
 
     So does an auxiliary head of a segmentation network; one that the file alone has is left out. Prefixes and wrappers
     of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other classes the weights are left
-    out, and none are needed. A file in which no key is known, but whose tensors have the network's shapes one by one in
-    order, is taken in that order; the classifier's may have others there too.
+    out, and none are needed. A file of torch's own in which no key is known, but whose tensors have the network's
+    shapes one by one in order, is taken in that order; the classifier's may have others there too.
 
     Returns:
         Whether the classifier's weights were taken too.
@@ -31,7 +31,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     weights = {name: tensor for name, tensor in weights.items() if name in own or not name.startswith("auxiliary.")}
     optional = {name for name in own if name.startswith(extras) or name.endswith("num_batches_tracked")}
     head = tuple(f"{name}." for name in classifiers(model))
-    if not weights.keys() & own.keys():
+    if not weights.keys() & own.keys() and Path(path).suffix != ".safetensors":  # which has no order
         counted = [name for name in own if name not in optional]
         values = [tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")]
         pairs = list(zip(counted, values, strict=False))

@@ -165,7 +165,7 @@ def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
     example = _filled(picture[..., : PROBED - 40, :PROBED], output_stride)  # not square, as pictures are
     parameters = dict(net.named_parameters())
     units = [*units_of(net).values()]
-    with probe.recorded(units, skip=True), probe.evaluating(net), torch.enable_grad():
+    with probe.recorded(units, give=lambda unit, x: x), probe.evaluating(net), torch.enable_grad():
         try:
             maps = _maps(net, example)
         except (RuntimeError, ValueError, AssertionError) as error:

@@ -5,6 +5,7 @@ Source: He, Zhang, Ren, Sun, "Identity Mappings in Deep Residual Networks", ECCV
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -112,7 +113,7 @@ def small_segmenter(
         >>> net(torch.zeros(2, 1, 48, 48)).shape, list(glore.units_of(net))
         (torch.Size([2, 3, 48, 48]), ['backbone.res3.0_glore'])
     """
-    stride = int(torch.tensor(strides).prod())
+    stride = math.prod(strides)
     net = nn.Sequential()
     net.backbone = SmallResNet(channels, widths, depths, strides)
     width = widths[-1]

@@ -197,7 +197,12 @@ class Recipe(LightningCLI):
     def count_classes(self) -> None:
         """Give a network whose `classes` are left open as many as its data have; raises what reading them raises."""
         if self._classes_open:
-            self.take_classes(_count(json.dumps(self.resolved["data"]["dataset"])))
+            count = _count(json.dumps(self.resolved["data"]["dataset"]))
+            if count < 2:
+                raise RecipeError(
+                    "the data have one class, of which nothing can be learnt: --data.root may lead to a folder too high"
+                )
+            self.take_classes(count)
 
     @property
     def _classes_open(self) -> bool:

@@ -18,7 +18,7 @@ from glore.insert import units_of
 from glore.nets.pretrained import classifiers
 from glore.train.data import fault
 from glore.train.schedules import Schedule, constant
-from glore.units.ndim import BATCH_NORMS
+from glore.units.ndim import BATCH_NORMS, Unit
 
 # in what torch and networks say of inputs that do not fit
 WRONG_INPUT = re.compile("channels|size|shape|match model|divisible|should be the same|same dtype|expected scalar type")
@@ -262,7 +262,8 @@ def taught(logits: Tensor, dataset: Any) -> Tensor:
 
 def new_parts(net: nn.Module) -> list[nn.Module]:
     """What has no trained weights where the rest of a network has: its units and its classifier."""
-    return [*units_of(net).values(), *(net.get_submodule(name) for name in classifiers(net))]
+    units = dict.fromkeys([*units_of(net).values(), *(module for module in net.modules() if isinstance(module, Unit))])
+    return [*units, *(net.get_submodule(name) for name in classifiers(net))]
 
 
 def last(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -135,11 +136,13 @@ def costs(
         rows[name] = {"network": name, "size": list(x.shape[2:]), "batch": batch, "parameters": parameters(net)}
         rows[name]["multiply_adds"] = counted
     kinds = [*KINDS] if training else ["forward"]
+    here = torch.cuda.device(device) if device != "cpu" else nullcontext()  # which the clock waits for
     peaks = {
         name: peaks_mib(constructor, examples[name].shape, kinds, device) for name, constructor in networks.items()
     }
     for kind in kinds:
-        times = medians_ms({name: partial(KINDS[kind], net, examples[name]) for name, net in nets.items()}, seconds)
+        with here:
+            times = medians_ms({name: partial(KINDS[kind], net, examples[name]) for name, net in nets.items()}, seconds)
         for name in networks:
             rows[name] |= {f"{kind}_ms": times[name], f"{kind}_mib": peaks[name][kind]}
     return list(rows.values())

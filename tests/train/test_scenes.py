@@ -143,6 +143,7 @@ def test_predictions_do_not_replace_masks_nor_need_them(root, tmp_path, capsys):
         assert main(["predict", *pictures, "--out", str(out), "--to", str(root / "masks/val")]) == 2
         assert ".png is there already, and a prediction would replace it" in capsys.readouterr().err
     assert mask.read_bytes() == before
+    assert main(["maps", "--out", str(out), "--samples", "1"]) == 0
     write(tmp_path / "over/overlays/b.png", scene(np.random.default_rng(7))[0])  # a picture where an overlay would be
     assert main(["predict", str(tmp_path / "over/overlays"), "--out", str(out), "--to", str(tmp_path / "over")]) == 2
     for _ in range(2):

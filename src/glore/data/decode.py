@@ -14,7 +14,12 @@ from torch import Tensor
 
 from glore.data.broken import BrokenSampleError
 
-SUFFIXES = frozenset((".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".gif"))
+SUFFIXES = frozenset(
+    (
+        *(".mp4", ".m4v", ".mov", ".3gp", ".avi", ".mkv", ".webm", ".ogv", ".gif"),
+        *(".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts", ".wmv", ".asf", ".flv"),
+    )
+)
 
 
 class Packets(NamedTuple):

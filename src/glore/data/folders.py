@@ -59,12 +59,12 @@ def labelled(
         paths = files_in(folder / name, suffixes)
         if folder == training:
             each = max(1, round(held_out * len(paths)))
+            if not paths:
+                raise FileNotFoundError(f"{folder / name} has no {what} ({kinds})")
             if len(paths) <= each * len(cut):
                 raise FileNotFoundError(
                     f"{folder / name} has {len(paths)} {what}: too few to train and to hold out {each} each for "
                     f"{' and '.join(cut)}; add some, lower held_out, or give {' and '.join(cut)} folders of their own"
-                    if cut
-                    else f"{folder / name} has no {what} ({kinds})"
                 )
             paths = _part(paths, split, cut, each)
         samples += [(path, label) for path in paths]

@@ -60,6 +60,8 @@ def looks(this: Run, count: int, units: Sequence[str]) -> tuple[list[Look], list
         ValueError: the network has no GloRe unit, or none of such a path, or takes neither pictures nor clips.
     """
     dataset = this.data.split("test")
+    if hasattr(dataset, "unlabelled"):  # masks are not looked at
+        this.data.splits["test"] = dataset = dataset.unlabelled()
     found: list[Look] = []
     faults: list[str] = []
     for index in this.data.chosen("test", count):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_units import EVERY_UNIT, SPACE, make
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import glore
 from glore import probe
@@ -208,7 +208,7 @@ def test_the_random_state_stays():
 
 def test_pruned_convolutions_are_left_as_they_are():
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    nn.utils.prune.l1_unstructured(net[0], "weight", 0.5)
+    prune.l1_unstructured(net[0], "weight", 0.5)
     x = torch.randn(2, 3, 9, 9)
     assert_same(live(net), folded(net, x), x)
 

@@ -497,6 +497,18 @@ def test_bad_sizes_are_named(name, value):
         GloRe2d(16, **{name: value})
 
 
+@pytest.mark.unchecked
+@pytest.mark.filterwarnings("ignore")  # of the tracer, which is deprecated, and of vmap, which is slow
+@pytest.mark.parametrize("side", [4, 24])
+def test_traces_and_vmap_compute_the_same(side):
+    unit = live(GloRe2d(16)).eval()
+    maps = torch.randn(3, 2, 16, side, side)
+    traced = torch.jit.trace(unit, maps[0])
+    for x, told in zip(maps, torch.vmap(unit)(maps), strict=True):
+        torch.testing.assert_close(told, unit(x))
+        torch.testing.assert_close(traced(x), unit(x))
+
+
 def test_first_derivatives_go_through_a_checkpoint():
     unit, x = live(GloRe2d(8, states=3, nodes=2)).train(), torch.randn(2, 8, 12, 13, requires_grad=True)
     out = torch.utils.checkpoint.checkpoint(unit, x, use_reentrant=False)

@@ -193,32 +193,26 @@ class Video:
             seen = bisect.bisect_left(self.times, key)
         else:
             self._open()
-        rest = iter(wanted)
-        index: int | None = next(rest)
-        before = None
+        rest, before = list(wanted), None
         for frame in self._frames():
             if self.times is not None and frame.pts is not None:
                 seen = bisect.bisect_left(self.times, frame.pts)
                 if search and frame.pts not in self.times[seen : seen + 1]:
                     continue  # it stands for a packet that is damaged
-            while seen > index:  # it was left out by the decoder
+            while rest and seen > rest[0]:  # it was left out by the decoder
                 if search or self.damaged or before is None:
                     return
-                yield index, before
-                if (index := next(rest, None)) is None:
+                yield rest.pop(0), before
+            if rest and seen == rest[0]:
+                yield rest.pop(0), frame
+                if rest and self.times is not None and self._key(self.times[rest[0]]) > self.times[seen]:
                     return
-            if seen == index:
-                yield index, frame
-                after = next(rest, None)
-                if after is None:
-                    return
-                if self.times is not None and self._key(self.times[after]) > self.times[index]:
-                    return
-                index = after
+            if not rest:
+                return
             before = frame
             seen += 1
         if not (search or self.damaged or before is None):
-            yield from ((late, before) for late in (index, *rest))
+            yield from ((late, before) for late in rest)
 
     def _key(self, time: int) -> int:
         """When the last key frame is shown that is not later."""

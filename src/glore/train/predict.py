@@ -144,11 +144,12 @@ class Write(BasePredictionWriter):
         item = index if index >= 0 else -1 - index
         return named(self.dataset, item)
 
-    def on_predict_end(self, *about: object) -> None:
+    def on_predict_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.rows:
             write_csv(self.folder / "predictions.csv", self.rows)
 
-    on_exception = on_predict_end  # what is predicted is kept
+    def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
+        self.on_predict_end(trainer, task)  # what is predicted is kept
 
     def _save(self, picture: Image.Image, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)

@@ -24,7 +24,7 @@ class SyncBatchNorms(TorchSyncBatchNorm):
         others = {path: norm for path, norm in self.before.items() if type(norm) not in TORCHS}
         if not others:
             return super().apply(model)
-        from timm.layers import BatchNormAct2d, convert_sync_batchnorm
+        from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 
         for path, norm in others.items():
             if type(norm) is not BatchNormAct2d:
@@ -32,7 +32,8 @@ class SyncBatchNorms(TorchSyncBatchNorm):
                     f"trainer.sync_batchnorm=True: {path} is a {type(norm).__name__}, which cannot be had for several "
                     "processes without losing what it does besides: leave it out"
                 )
-        return convert_sync_batchnorm(model)
+        synced: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return synced
 
     def revert(self, model: nn.Module) -> nn.Module:
         for path, norm in self.before.items():

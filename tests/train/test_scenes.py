@@ -231,6 +231,7 @@ def test_a_unit_for_a_backbone_without_places_is_refused(root, tmp_path, capsys)
     read(flags(root, "--model.net.unit", "glore.GloRe2d", "--model.net.units", "{res4: 1}"))
 
 
+@pytest.mark.unchecked
 def test_masks_of_a_dataset_of_ones_own_do_not_replace_files(tmp_path):
     class Own(list):
         classes = ("a", "b")

@@ -59,6 +59,7 @@ EXCLUDED = {  # how a line begins, and why it is not run
     "#SBATCH ": "needs SLURM",
     "variants=(": "a shell's",
     "glore compare --config cifar10 --data.root cifar10 --out": "a job array's, whose variables SLURM sets",
+    "glore compare --config cifar10 --data.root cifar10 --out runs/cifar10_finetune": "another measurement, an hour",
     "glore fit --config camvid --data.root camvid --model.backbone": "another network than SMALL's, some minutes",
     "glore compare --config finetune --data.root cifar10_small": "the measurement itself, an hour",
     "glore compare --config camvid --data.root camvid --model.backbone": "likewise",

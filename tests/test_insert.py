@@ -321,6 +321,37 @@ def test_a_unit_whose_output_nobody_takes_is_refused():
     assert len(units_of(insert(Tapped(), {"stage1": (2,)}, GloRe2d, example=EXAMPLE))) == 1
 
 
+def test_units_that_were_wrapped_since_are_taken_out_whole():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = insert(Net(), {"stage1": 2}, GloRe2d, example=EXAMPLE)
+    expected = model.eval()(EXAMPLE)
+    model.stage1._modules["0_glore"] = checkpoint_wrapper(model.stage1._modules["0_glore"])
+    model.stage1._modules["2_glore"] = torch.compile(model.stage1._modules["2_glore"])
+    assert list(units_of(model)) == ["stage1.0_glore", "stage1.2_glore"]
+    torch.testing.assert_close(remove(model)(EXAMPLE), expected)
+    assert children(model.stage1) == ["0", "1", "2", "3"]
+
+
+class Checkpointed(Net):
+    """Runs its last stage once more for its gradients, and keeps a map, as networks that draw attention do."""
+
+    def forward(self, x):
+        x = self.down(self.stage1(self.stem(x)))
+        self.kept = torch.utils.checkpoint.checkpoint(self.stage2, x, use_reentrant=False)
+        return self.head(self.kept.mean((2, 3)))
+
+
+def test_the_probes_gradients_leave_nothing_behind():
+    model = Checkpointed().train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    insert(model, {"stage1": 1}, GloRe2d, example=EXAMPLE)
+    for name, buffer in before.items():
+        assert torch.equal(model.get_buffer(name), buffer), name
+    assert not model.kept.requires_grad
+    copy.deepcopy(model)
+
+
 class Told(Net):
     """Tells classes, of which no gradient comes."""
 

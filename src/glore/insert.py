@@ -83,10 +83,11 @@ def insert(
     Insert before you make the optimizer, which otherwise never sees the new weights, and before you load a state dict
     that has units.
 
-    A probe runs the network twice on `example`, in evaluation mode, without touching statistics or random state (new
-    units draw their first weights from it, as any layer does). It reads the channels behind each block, and proves that
-    every unit changes the output and that nothing else does. An error leaves the network as it was. Code of yours that
-    counts the container's children by position (`layer2[1]`) counts the units too.
+    A probe runs the network three times on `example`, in evaluation mode, without touching statistics or random state
+    (new units draw their first weights from it, as any layer does). It reads the channels behind each block, and proves
+    that the output depends on every unit, where a gradient can tell, and that nothing else changes it. An error leaves
+    the network as it was. Code of yours that counts the container's children by position (`layer2[1]`) counts the units
+    too.
 
     Args:
         model: any network; insert before compiling, wrapping or quantising it.
@@ -168,7 +169,21 @@ def remove(model: Model) -> Model:
 
 def _inserted(container: nn.Module) -> list[str]:
     """The names of a container's children that `insert` put there, or into what the container was made from."""
-    return [name for name, child in container._modules.items() if child is not None and INSERTED in vars(child)]
+    if _wrapped(container) is not None:
+        return []
+    return [name for name, child in container._modules.items() if child is not None and _marked(child)]
+
+
+def _marked(module: nn.Module) -> bool:
+    """Whether a module is a unit that was inserted, or has been wrapped around one since."""
+    wrapped = _wrapped(module)
+    return INSERTED in vars(module) or (wrapped is not None and _marked(wrapped))
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """The one child of a module that is no list of modules, as of a checkpointed or compiled one."""
+    inside = list(module.children())
+    return inside[0] if len(inside) == 1 and not isinstance(module, nn.Sequential | nn.ModuleList) else None
 
 
 def _count_blocks(model: Any) -> None:
@@ -311,7 +326,8 @@ def _prove(
     """Raise a ValueError unless every unit changes the output, and nothing else does.
 
     The second probe starts from the random state of the first, and each unit hands on its input plus a zero of its own,
-    which tells by its gradient whether what the unit gives is used.
+    which tells by its gradient whether what the unit gives is used. A third one leaves no gradients behind in what a
+    network keeps of its last run.
     """
     cure = "name a container that runs its children one after the other, such as an nn.Sequential of blocks"
     containers = ", ".join(f"{place.path!r} ({type(place.container).__name__})" for place in places)
@@ -322,6 +338,7 @@ def _prove(
             with probe.evaluating(model), _frozen(model), torch.enable_grad():
                 torch.set_rng_state(state)
                 output = model(*tree_map_only(Tensor, lambda x: x + first if x.is_floating_point() else x, inputs))
+                used = _used(output, zeros)
         except Exception as error:
             raise ValueError(
                 f"where: with units between the children of {containers}, {type(model).__name__} no longer runs "
@@ -339,13 +356,13 @@ def _prove(
             f"where: more children in {containers} change the output of {type(model).__name__} even if they do "
             f"nothing, because it counts, indexes or sums up its children: {cure}"
         )
-    used = _used(output, zeros)
     for place, units in zip(places, new, strict=True):
         if used and not all(used[module] for module in units.values()):
             raise ValueError(
                 f"where={place.path!r}: what comes out behind some children of {type(place.container).__name__} is not "
                 "used, so a unit there would never learn: name an earlier block, or another container"
             )
+    probe.run(model, inputs)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ Example = Tensor | tuple[Any, ...] | None
 
 
 class Call(NamedTuple):
-    """One call of a module: all that it took, by position or by name, and what it returned."""
+    """One call of a module: all that it took, by position or by name, and what it handed on."""
 
     module: nn.Module
     inputs: tuple[Any, ...]
@@ -34,8 +34,9 @@ def recorded(
     calls: list[Call] = []
 
     def record(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> Any:
-        calls.append(Call(module, (*inputs, *keywords.values()), output))
-        return give(module, inputs[0]) if give else None
+        handed_on = give(module, inputs[0]) if give else output
+        calls.append(Call(module, (*inputs, *keywords.values()), handed_on))
+        return handed_on
 
     hooks = [module.register_forward_hook(record, with_kwargs=True) for module in set(modules)]
     try:

@@ -40,6 +40,11 @@ def test_a_norm_that_would_lose_a_part_is_refused():
         SyncBatchNorms().apply(nn.Sequential(nn.Conv2d(3, 4, 1), Loud(4)))
 
 
+def test_a_run_that_ends_before_it_begins_has_nothing_to_bring_back():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    assert SyncBatchNorms().revert(net) is net
+
+
 @pytest.mark.parametrize("wanted", [True, False])
 def test_a_recipe_takes_it_where_it_is_asked_for(tree, tmp_path, wanted):
     put(tree, "trainer.sync_batchnorm", wanted)

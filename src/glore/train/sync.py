@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 TORCHS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+TIMMS = "timm.layers.norm_act.BatchNormAct2d"
 
 
 class SyncBatchNorms(TorchSyncBatchNorm):
@@ -19,19 +20,22 @@ class SyncBatchNorms(TorchSyncBatchNorm):
         ValueError: there is a norm of another kind, of which SyncBatchNorm might drop a part.
     """
 
+    def __init__(self) -> None:
+        self.before: dict[str, nn.Module] = {}  # a run may end before it gets to apply
+
     def apply(self, model: nn.Module) -> nn.Module:
         self.before = {path: module for path, module in model.named_modules() if isinstance(module, _BatchNorm)}
         others = {path: norm for path, norm in self.before.items() if type(norm) not in TORCHS}
         if not others:
             return super().apply(model)
-        from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
-
         for path, norm in others.items():
-            if type(norm) is not BatchNormAct2d:
+            if f"{type(norm).__module__}.{type(norm).__qualname__}" != TIMMS:
                 raise ValueError(
                     f"trainer.sync_batchnorm=True: {path} is a {type(norm).__name__}, which cannot be had for several "
                     "processes without losing what it does besides: leave it out"
                 )
+        from timm.layers.norm_act import convert_sync_batchnorm
+
         synced: nn.Module = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return synced
 

@@ -143,6 +143,29 @@ def test_a_packet_that_shows_no_frame_leaves_the_one_before(tmp_path):
         video.check()
 
 
+def test_frames_that_build_on_what_was_cut_away_show_the_first_one_that_does_not(tmp_path):
+    """As of clips that were cut out of films without coding them anew: the first group of frames is open."""
+    import av
+
+    options = "open-gop=1:keyint=12:min-keyint=12:b-adapt=0:scenecut=0"
+    whole = make(tmp_path / "a.mp4", bf=3, **{"x264-params": options})
+    with av.open(str(whole)) as source, av.open(str(tmp_path / "b.mkv"), "w") as target:
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        second = [i for i, packet in enumerate(packets) if packet.is_keyframe][1]
+        shown = sum(packet.pts < packets[second].pts for packet in packets)  # the number of the key frame
+        stream, start = target.add_stream_from_template(source.streams.video[0]), packets[second].dts
+        for packet in packets[second:]:
+            packet.pts, packet.dts, packet.stream = packet.pts - start, packet.dts - start, stream
+            target.mux(packet)
+    with Video(tmp_path / "b.mkv") as video:
+        first = FRAMES - video.frames
+        assert first < shown, "some frames come before the key frame"
+        expected = [max(first + i, shown) for i in range(video.frames)]
+        assert [number(frame) for frame in video.read(range(video.frames))] == expected
+        assert [number(frame) for frame in video.read([video.frames - 1, 0])] == [FRAMES - 1, shown]
+        video.check()
+
+
 @pytest.mark.parametrize("kind", ["empty", "text", "audio", "cut", "folder", "missing", "header"])
 def test_what_is_no_video_is_named(tmp_path, kind):
     path = tmp_path / "a.mp4"

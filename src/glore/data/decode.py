@@ -180,7 +180,8 @@ class Video:
     def _decoded(self, wanted: list[int], search: bool) -> Iterator[tuple[int, Any]]:
         """The first wanted frame, and those behind it until it would be quicker to start again from a key frame.
 
-        A packet may show no frame, in a file that is not damaged: the frame before it stays, as in a player.
+        A packet may show no frame, in a file that is not damaged: the frame before it stays, as in a player, or in a
+        file that was cut out of another one, whose first packets build on what is gone, the first frame stands for it.
 
         Args:
             wanted: numbers of frames, in order.
@@ -200,9 +201,9 @@ class Video:
                 if search and frame.pts not in self.times[seen : seen + 1]:
                     continue  # it stands for a packet that is damaged
             while rest and seen > rest[0]:  # it was left out by the decoder
-                if search or self.damaged or before is None:
+                if search or self.damaged:
                     return
-                yield rest.pop(0), before
+                yield rest.pop(0), frame if before is None else before
             if rest and seen == rest[0]:
                 yield rest.pop(0), frame
                 if rest and self.times is not None and self._key(self.times[rest[0]]) > self.times[seen]:

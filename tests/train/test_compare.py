@@ -36,6 +36,7 @@ def test_of_several_baselines_each_variant_has_the_one_that_its_name_begins_with
     wide = {"model.net.widths": [6, 12]}
     variants = {
         "plain": {"model.net.unit": None},
+        "plain+conv": {"model.net.unit": "glore.units.Bottleneck2d"},
         "plain wide": {"model.net.unit": None, **wide},
         "plain glore": {},
         "plain wide glore": wide,
@@ -43,7 +44,8 @@ def test_of_several_baselines_each_variant_has_the_one_that_its_name_begins_with
     put(tree, "compare", {"seeds": [0], "baseline": ["plain", "plain wide"], "variants": variants})
     grid, _ = ran(tree, tmp_path)
     against = {verdict.variant: list(verdict.differences) for verdict in results.verdicts(grid)}
-    assert against == {"plain glore": ["plain"], "plain wide glore": ["plain wide"]}
+    assert against.pop("plain+conv") == ["plain"]
+    assert against == {"plain glore": ["plain", "plain+conv"], "plain wide glore": ["plain wide"]}
     tested = {cell.variant: result for cell, result in grid.finished()}
     assert tested["plain wide glore"]["baseline"] == "plain wide"
     assert tested["plain wide"]["step_time"] == tested["plain"]["step_time"] == 0
@@ -257,7 +259,7 @@ def test_seeds_that_a_job_array_ran_are_found(tree, tmp_path):
     later = Grid.of(tree, tmp_path)
     assert {(cell.variant, cell.seed) for cell, _ in later.finished()} == {("plain", 7), ("glore", 7)}
     assert {cell.seed for cell in later.pick(["plain"])} == {0, 1}, "they are shown, and no more of them trained"
-    with pytest.raises(ValueError, match=r"samples\.safetensors is damaged .*: remove it, and plain, seed 7 is tested"):
+    with pytest.raises(ValueError, match=r"samples\.safetensors is damaged .*: remove it, and plain, seed 7 is f"):
         later.finished()[0][0].counts()
 
 

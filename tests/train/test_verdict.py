@@ -89,11 +89,11 @@ def d(mean, low, high, seeds=3, seed_variance=1e-4, sample_variance=1e-6, sample
         ([d(-0.03, -0.05, -0.01)], "worse"),
         ([d(0.001, -0.003, 0.004)], "no difference"),
         ([d(0, 0, 0)], "no difference"),
-        ([d(0, 0, 0, samples=12)], "cannot tell: two variants agree on all test samples, and 12 are too few"),
+        ([d(0, 0, 0, samples=12)], "cannot tell: it and the baseline agree on all test samples, and 12 are too few"),
         ([d(1, 1, 1, samples=12)], "worth it"),
         (
             [d(0.03, 0.01, 0.05), d(0, 0, 0, samples=50)],
-            "cannot tell: two variants agree on all test samples, and 50 are too few",
+            "cannot tell: it and the control agree on all test samples, and 50 are too few",
         ),
         ([d(0.02, -0.01, 0.05)], "cannot tell, about 1 more seed needed"),
         ([d(0.006, -0.01, 0.05, seed_variance=4e-4)], "cannot tell, about 49 more seeds needed"),
@@ -121,8 +121,8 @@ def test_few_samples_that_differ_tell_nothing():
     other[..., 1] = 1
     one[0, :4, 0] = 1
     told = difference(one, other, lambda sums: sums[..., 0].double() / sums[..., 1])
-    few = "cannot tell: on all but 4 test samples two variants agree"
+    few = "cannot tell: on all but 4 test samples it and the baseline agree"
     assert judge([told], 0.005) == few
-    assert judge([replace(told, differing=50), told], 0.005) == few, "of the control"
+    assert judge([replace(told, differing=50), told], 0.005) == few.replace("baseline", "control")
     worse = replace(told, mean=-0.05, low=-0.07, high=-0.03, differing=50)
     assert judge([worse, replace(told, differing=3)], 0.005) == "worse"

@@ -62,7 +62,7 @@ def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: lis
     for message in compare.run(grid, chosen):
         failures += 1
         print(f"glore: {message}", file=sys.stderr)
-    grid = Grid.of(tree, out, seeds=seeds)  # others may have begun further seeds meanwhile
+    grid = Grid.of(tree, out, seeds=seeds, known=grid.cells)  # others may have begun further seeds meanwhile
     if grid.finished() and run.first_process():
         print(report.summary(grid))
         print(f"page: {report.page(grid)}")

@@ -56,7 +56,7 @@ class Cell:
         try:
             return load_file(path)["counts"]
         except (SafetensorError, KeyError) as error:
-            raise ValueError(f"{path} is damaged ({error}): remove it, and {self.name} is tested again") from error
+            raise ValueError(f"{path} is damaged ({error}): remove it, and {self.name} is finished anew") from error
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ class Grid:
     out: Path
 
     @classmethod
-    def of(cls, tree: Tree, out: Path, seeds: Sequence[int] = ()) -> Grid:
+    def of(cls, tree: Tree, out: Path, seeds: Sequence[int] = (), known: Sequence[Cell] = ()) -> Grid:
         """The cells of a recipe's comparison.
 
         Args:
             tree: the recipe.
             out: the comparison's folder. Seeds that have a folder there are part of the table.
             seeds: besides the recipe's.
+            known: cells of the same recipe and folder, which are not parsed again.
 
         Raises:
             RecipeError: the recipe compares nothing, or names a control that is no variant.
@@ -95,14 +96,15 @@ class Grid:
             twins = next(name for name in variants if name not in slugs.values())
             raise RecipeError(f"two variants would share the folder {_slug(twins)}: rename {twins!r}")
         found = [int(match[1]) for folder in out.glob("*/seed*") if (match := re.fullmatch(r"seed(\d+)", folder.name))]
-        cells = []
+        cells, parsed = [], {cell.folder: cell for cell in known}
         for seed in sorted({*comparison.seeds, *seeds, *found}):
             for name in dict.fromkeys((*baselines, *variants)):
                 own = varied(tree, name)
                 put(own, "seed", seed)
                 if "trainer.devices" not in flat(own):  # Lightning takes all that there are
                     put(own, "trainer.devices", 1)
-                cells.append(Cell(name, seed, own, out / _slug(name) / f"seed{seed}"))
+                folder = out / _slug(name) / f"seed{seed}"
+                cells.append(parsed.get(folder) or Cell(name, seed, own, folder))
         return cls(comparison, cells, out)
 
     @property

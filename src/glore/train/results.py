@@ -71,6 +71,7 @@ def about(grid: Grid, verdicts: Sequence[Verdict]) -> str:
 def write(grid: Grid) -> tuple[list[dict[str, Any]], str]:
     """Write `results.csv` and `verdict.txt` into the comparison's folder; return the rows, and what the latter says."""
     with locked(grid.out / LOCK, wait=True):  # other processes of a job array do the same
+        files.sweep(grid.out)
         table = rows(grid)
         write_csv(grid.out / TABLE, table)
         found = verdicts(grid)
@@ -114,13 +115,18 @@ def verdicts(grid: Grid) -> list[Verdict]:
 
 
 def control_of(grid: Grid, variant: str) -> str | None:
-    """The control of a variant: of `glore in res4` it is `plain+conv in res4`, where the recipe has that."""
+    """The control of a variant: of `glore in res4` it is `plain+conv in res4`, where the recipe has that.
+
+    One that is compared with another baseline is none.
+    """
     variants, control = grid.comparison.variants, grid.comparison.control
     controls = {name: control + name.removeprefix("glore") for name in variants if name.startswith("glore")}
     if variant in (control, *controls.values()):
         return None
     own = controls.get(variant, control)
-    return own if own in variants else control
+    own = own if own in variants else control
+    baseline_of = grid.comparison.baseline_of
+    return own if baseline_of(own) == baseline_of(variant) else None
 
 
 def _score(cell: Cell, result: dict[str, Any], metric: str) -> Callable[[Tensor], Tensor]:

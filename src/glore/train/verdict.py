@@ -113,18 +113,18 @@ def judge(against: list[Difference], margin: float) -> str:
 
     Args:
         against: the difference to the baseline, then to the control.
-        margin: a difference smaller than this makes no difference.
+        margin: a difference whose whole interval is smaller than this, either way, is none.
     """
     baseline = against[0]
     if any(math.isnan(d.mean) or math.isnan(d.low) for d in against):
         return "cannot tell: the score is not defined on these test samples"
-    if baseline.low > -margin and baseline.high < margin and not _alike(baseline, margin):
+    if baseline.low > -margin and baseline.high < margin and not _too_few_to_agree(baseline, margin):
         return "no difference"
-    for d in against if baseline.low > 0 else [baseline]:
-        if _alike(d, margin):
-            return f"cannot tell: two variants agree on all test samples, and {d.samples} are too few"
+    for d, rival in zip(against if baseline.low > 0 else [baseline], ("baseline", "control"), strict=False):
+        if _too_few_to_agree(d, margin):
+            return f"cannot tell: it and the {rival} agree on all test samples, and {d.samples} are too few"
         if d.differing < FEWEST and (d.low > 0 or d.high < 0):
-            return f"cannot tell: on all but {d.differing} test samples two variants agree"
+            return f"cannot tell: on all but {d.differing} test samples it and the {rival} agree"
     if all(d.low > 0 for d in against):
         return "worth it"
     if baseline.high < 0:
@@ -134,7 +134,7 @@ def judge(against: list[Difference], margin: float) -> str:
     return f"cannot tell, {_needed([d for d in against if not d.low > 0], margin)}"
 
 
-def _alike(d: Difference, margin: float) -> bool:
+def _too_few_to_agree(d: Difference, margin: float) -> bool:
     """Whether two agree on all samples, but these are too few: the rule of three (Hanley, JAMA 1983)."""
     return d.low == d.high == 0 and 3 / d.samples > margin
 

@@ -105,6 +105,8 @@ def test_colours_are_kept_with_the_run_and_pictures_as_they_are(root, tmp_path, 
     recipe = (out / "recipe.yaml").read_text()
     (out / "recipe.yaml").write_text(recipe.replace("  devices: auto\n", "  devices: 2\n"))
     assert main(["predict", str(picture), "--out", str(out)]) == 0, "by one process, which writes the files"
+    assert main(["predict", str(picture), "--out", str(out), "--trainer.devices", "[3]"]) == 2, "the named device"
+    assert "glore: trainer: `devices` selected with `CPUAccelerator`" in capsys.readouterr().err
     assert recipe != (out / "recipe.yaml").read_text()
     with Image.open(out / "predictions/new.png") as mask:
         assert mask.getpalette()[:9] == COLOURS.flatten().tolist()
@@ -222,7 +224,7 @@ def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys):
     (root / "classes.txt").write_text("background\nobject\n")
     assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert "the masks of val have pixels of background alone, of which nothing can be learnt: 255 counts for" in said
+    assert "the masks of val have pixels of background alone, by which no training can be judged: 255 counts" in said
 
 
 def test_a_unit_for_a_backbone_without_places_is_refused(root, tmp_path, capsys):

@@ -27,7 +27,8 @@ def _using(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _of_folder(options: argparse.Namespace, flags: list[str]) -> Run:
+def _of_folder(options: argparse.Namespace, flags: list[str], alone: bool = False) -> Run:
+    """The run of a folder; alone: on one device, the named one if there is just one name."""
     from glore.train import recipe, run, tree
     from glore.train.progress import Progress
 
@@ -37,7 +38,12 @@ def _of_folder(options: argparse.Namespace, flags: list[str]) -> Run:
     own = options.out / run.RECIPE
     if not options.config and not own.is_file():
         raise FileNotFoundError(f"--out {options.out} holds no run: train one with glore fit --config RECIPE --out DIR")
-    parsed = recipe.Recipe(tree.read(["--config", options.config or str(own), *flags]))
+    values = tree.read(["--config", options.config or str(own), *flags])
+    if alone:
+        named = tree.flat(values).get("trainer.devices")
+        tree.put(values, "trainer.devices", named if isinstance(named, list) and len(named) == 1 else 1)
+        tree.put(values, "trainer.num_nodes", 1)
+    parsed = recipe.Recipe(values)
     return run.prepare(parsed, options.out, Progress(), empty=options.weights != "start")
 
 
@@ -81,7 +87,7 @@ def _predicting(parser: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace, flags: list[str]) -> int:
     """Write predictions for pictures, or for the test split."""
-    this = _of_folder(options, [*flags, "--trainer.devices", "1", "--trainer.num_nodes", "1"])  # one writes the files
+    this = _of_folder(options, flags, alone=True)
     folder = options.to or options.out / "predictions"
     replaced = (folder / "predictions.csv").is_file()
     rows = this.predict(folder, options.weights, options.paths, options.top, options.to is None or replaced)

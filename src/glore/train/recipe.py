@@ -320,7 +320,7 @@ class Recipe(LightningCLI):
             options |= {"max_steps": -1, "max_epochs": -1 if options["max_epochs"] is None else options["max_epochs"]}
         try:
             return task, made.data, self.trainer_class(**options)
-        except (MisconfigurationException, RuntimeError) as error:
+        except (MisconfigurationException, RuntimeError, TypeError) as error:
             raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _instantiated(self, empty: bool) -> Any:

@@ -66,7 +66,7 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
 
 def _same_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
-    trained = any((folder / name).is_file() for name in (RESUME, RESULT, "last.safetensors"))
+    trained = any((folder / name).is_file() for name in (RESUME, RESULT, "last.safetensors", "best.safetensors"))
     if not (trained and path.is_file()):
         files.write(path, yaml.safe_dump(recipe.resolved, sort_keys=False))
         return
@@ -187,8 +187,11 @@ class Run:
 
         Raises:
             FileNotFoundError: a path leads nowhere, or weights are missing.
-            ValueError: weights are damaged, or of another network, or of other classes than the test split's.
+            ValueError: weights are damaged, or of another network, or of other classes than the test split's; or there
+                are several processes, of which each would write its own rows in place of the others'.
         """
+        if self.trainer.world_size > 1:
+            raise ValueError(f"predictions are written by one process, and here are {self.trainer.world_size}")
         self.load(weights)
         if paths:
             self.take_files(paths, weights)

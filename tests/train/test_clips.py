@@ -127,7 +127,7 @@ def test_a_scan_names_what_cannot_be_used(videos, tmp_path, capsys, workers):
     assert {row["name"].rpartition("/")[2] for row in rows if row["fault"]} == broken
     good = listed([tmp_path / "scan/good.txt"], SUFFIXES, "videos")
     assert len(good) == count - len(broken)
-    assert all(path.is_file() for path in good)
+    assert all(path.is_file() and path.is_absolute() for path in good)
 
     (videos / "red/text.mp4").write_bytes((videos / "red/1.mp4").read_bytes())  # mended
     table = (tmp_path / "scan/scan.csv").read_bytes()

@@ -203,6 +203,9 @@ def test_a_variant_may_be_empty_and_must_be_keys_with_values(recipe_path):
     recipe_path.write_text(recipe_path.read_text() + "compare: {variants: {plain: {}, 2: {}}}\n")
     with pytest.raises(RecipeError, match=r"compare\.variants has the name 2, which is no text: put it in quotes"):
         read(["--config", str(recipe_path)])
+    for other in ("glore", "{variants: [plain, glore]}"):
+        with pytest.raises(RecipeError, match="compare"):
+            Recipe(read(["--config", str(recipe_path), "--compare", other]))
 
 
 def test_a_variant_may_name_another_optimizer(recipe_path):

@@ -69,9 +69,8 @@ def labelled(
             paths = _part(paths, split, cut, each)
         samples += [(path, label) for path in paths]
     if folder != training and not _subfolders(folder) and files_in(folder, suffixes):
-        raise FileNotFoundError(
-            f"{folder} has {what}, but in no folders of a class each: glore predict takes those without one"
-        )
+        cure = "glore predict takes those without one" if split == "test" else "sort them, or take the folder away"
+        raise FileNotFoundError(f"{folder} has {what}, but in no folders of a class each: {cure}")
     if not samples:
         raise FileNotFoundError(f"root={root!r}: no {what} for {split} in {folder} ({kinds})")
     return samples, classes

@@ -153,9 +153,9 @@ def _laid_over(logits: Tensor, filled: Tensor, size: Sequence[int]) -> Tensor:
     return F.pad(logits, (0, w - wide, 0, h - high))  # torch.export knows no slice of free size
 
 
-def _alike(maps: Sequence[Tensor], plain: nn.Module, example: Tensor) -> bool:
+def _unshifted(maps: Sequence[Tensor], plain: nn.Module, example: Tensor) -> bool:
     """Whether a network without units has these maps, too."""
-    with probe.evaluating(plain), torch.no_grad():
+    with probe.evaluating(plain), torch.enable_grad():  # as they were made: kernels may differ
         return all(map(torch.equal, maps, _maps(plain, example)))
 
 
@@ -181,7 +181,7 @@ def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
             f"name={name!r} has a last map of {own} for a picture of {seen}, which is no output stride of "
             f"{output_stride}: take another network"
         )
-    if units and not _alike(maps, remove(copy.deepcopy(net)), example):
+    if units and not _unshifted(maps, remove(copy.deepcopy(net)), example):
         raise ValueError(
             f"name={name!r}: timm finds the maps of this network by counting its blocks, which units among them shift: "
             "put units into the head, or take another network"

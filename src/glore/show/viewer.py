@@ -61,7 +61,15 @@ def looks(this: Run, count: int, units: Sequence[str]) -> tuple[list[Look], list
     """
     dataset = this.data.split("test")
     if hasattr(dataset, "unlabelled"):  # masks are not looked at
-        this.data.splits["test"] = dataset = dataset.unlabelled()
+        this.data.splits["test"] = dataset.unlabelled()
+    try:
+        return _looks(this, count, units)
+    finally:
+        this.data.splits["test"] = dataset
+
+
+def _looks(this: Run, count: int, units: Sequence[str]) -> tuple[list[Look], list[str]]:
+    dataset = this.data.split("test")
     found: list[Look] = []
     faults: list[str] = []
     for index in this.data.chosen("test", count):

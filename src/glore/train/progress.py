@@ -12,8 +12,13 @@ from tqdm import tqdm
 class Lines:
     """stderr with each state of a bar on a line of its own, as logs are read."""
 
+    @property
+    def encoding(self) -> str:  # by which tqdm chooses its blocks
+        return sys.stderr.encoding
+
     def write(self, text: str) -> None:
-        sys.stderr.write(text.replace("\r", "\n"))
+        if state := text.strip("\r\n"):
+            sys.stderr.write(f"{state}\n")
 
     def flush(self) -> None:
         sys.stderr.flush()

@@ -41,7 +41,8 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
     """Read each item of all splits, unless an earlier scan did and the files that it is read from are as they were.
 
     Writes to the folder, as it goes, `scan.csv`, a row an item: split, name, size and time of each of its files, and
-    what is wrong with it; and at the end `good.txt`, the names of those with which nothing is wrong, a line each.
+    what is wrong with it; and at the end `good.txt`, the names of those with which nothing is wrong, a line each: paths
+    as absolute ones, since the list may lie anywhere.
 
     Returns:
         The rows of all items.
@@ -78,8 +79,8 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
                 table.writerow(rows[name])
                 file.flush()
     write_csv(folder / SCAN, list(rows.values()), COLUMNS)
-    good = [name for name, row in rows.items() if not row["fault"]]
-    files.write(folder / GOOD, "".join(f"{Path(name).resolve()}\n" for name in good))  # the list may lie anywhere
+    good = [Path(name).absolute() if Path(name).exists() else name for name, row in rows.items() if not row["fault"]]
+    files.write(folder / GOOD, "".join(f"{name}\n" for name in good))
     return list(rows.values())
 
 

@@ -119,14 +119,16 @@ class Segment(Task):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
+        if self.trainer.sanity_checking or self.trainer.limit_val_batches != 1.0:
+            return
         dataset = self.trainer.datamodule.split("val")  # type: ignore[attr-defined]
         classes, untaught = list(dataset.classes), getattr(dataset, "untaught", ())
         labelled = self.confusion(torch.stack(list(self.samples.values())), len(classes)).sum(1).nonzero().flatten()
         if len(labelled) <= 1 < len(classes) - len(untaught):
             alone = f"of {classes[int(labelled)]} alone" if len(labelled) else "of no class"
             raise ValueError(
-                f"the masks of val have pixels {alone}, of which nothing can be learnt: 255 counts for nothing, and "
-                "where there are two classes, their values are 0 and 1"
+                f"the masks of val have pixels {alone}, by which no training can be judged: 255 counts for nothing, "
+                "and where there are two classes, their values are 0 and 1"
             )
 
     @staticmethod

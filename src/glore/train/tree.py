@@ -104,7 +104,9 @@ def _check_unit(tree: Tree) -> None:
 
 
 def _variants(tree: Tree) -> dict[str, Any]:
-    return (tree.get("compare") or {}).get("variants") or {}
+    compare = tree.get("compare")
+    variants = compare.get("variants") if isinstance(compare, dict) else None
+    return variants if isinstance(variants, dict) else {}  # the parser tells what is wrong with others
 
 
 def varied(tree: Tree, variant: str) -> Tree:

@@ -120,6 +120,9 @@ def scaled_product(
 def add_product_(out: Tensor, a: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
     """`out += alpha a b`, without a temporary where the types agree."""
     if out.dtype == a.dtype:
+        if not (torch.is_grad_enabled() or symbolic(out)) and out.stride(1) == 1:
+            out.mT.baddbmm_(b.mT, a.mT, alpha=alpha)  # torch would take a channels-last map sample by sample
+            return out
         return out.baddbmm_(a, b, alpha=alpha)
     return out.add_(torch.bmm(a, b), alpha=alpha)
 

@@ -11,7 +11,7 @@ VALIDATION = ("val", "valid", "validation")
 FOLDERS = {  # split → where it lies, the first that is there
     "train": ("train", "training"),
     "val": VALIDATION,
-    "test": ("test", *VALIDATION),
+    "test": ("test", "testing", *VALIDATION),
 }
 
 
@@ -35,11 +35,15 @@ def labelled(
     base = checked(split, root)
     if not 0 < held_out < 0.5:
         raise ValueError(f"held_out={held_out} must be a share between 0 and 0.5")
-    own = {name: next((base / f for f in folders if _is_split(base / f)), None) for name, folders in FOLDERS.items()}
+    there = {folder.name.lower(): folder for folder in sorted(base.iterdir()) if _is_split(folder)}
+    own = {name: next((there[f] for f in folders if f in there), None) for name, folders in FOLDERS.items()}
     training = own["train"] or base
     classes = [name for name in _subfolders(training) if own["train"] or not _is_split(training / name)]
     if strange := [name for name in classes if not name.isprintable()]:  # nor does a run's list of them keep it
         raise ValueError(f"{training} has a class {strange[0]!r}, whose name cannot be shown: rename it")
+    source = own[split]
+    if not classes and source is not None and split != "train":  # to test alone, no training pictures are needed
+        classes = _subfolders(source)
     if not classes:
         raise FileNotFoundError(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
@@ -48,7 +52,6 @@ def labelled(
         inner = [any((base / name / folder).is_dir() for folder in FOLDERS[split]) for split in ("train", "test")]
         if all(inner) or (inner[0] and len(classes) == 1):
             raise ValueError(f"root={root!r} has no split of its own, and {base / name} has: give that")
-    source = own[split]
     folder = training if source is None else source
     if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
         raise ValueError(f"{folder} has a class {min(unknown)!r}, which {training} has not")
@@ -127,10 +130,22 @@ def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> list[
             lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
             if not lines:
                 raise FileNotFoundError(f"{path} is empty: a line is the path of one of the {what}")
-            found += [path.parent / line for line in lines]
+            found += [_of_line(path.parent, line) for line in lines]
         else:
             found.append(path)
     return found
+
+
+def _of_line(folder: Path, line: str) -> Path:
+    """The path that a line names, alone or, as in a list to train on, before a class."""
+    alone, before = folder / line, folder / parted(line)[0]
+    return before if before.is_file() and not alone.exists() else alone
+
+
+def parted(line: str) -> list[str]:
+    """A path and a class, which white space parts, or a tab where the class's name has spaces."""
+    line = line.strip()
+    return [part.strip() for part in line.rsplit("\t" if "\t" in line else None, maxsplit=1)]
 
 
 def read_text(path: Path) -> str:
@@ -144,7 +159,7 @@ def read_text(path: Path) -> str:
 def _is_split(path: Path) -> bool:
     """Whether a folder is a split's; where the name is as good for a class, it holds the classes' folders."""
     names = {name for folders in FOLDERS.values() for name in folders}
-    return path.is_dir() and (path.name in FOLDERS or (path.name in names and bool(_subfolders(path))))
+    return path.is_dir() and (path.name in FOLDERS or (path.name.lower() in names and bool(_subfolders(path))))
 
 
 def _subfolders(folder: Path) -> list[str]:

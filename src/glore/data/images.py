@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from glore.data.broken import BrokenSampleError
-from glore.data.folders import FOLDERS, checked, labelled, listed, read_text
+from glore.data.folders import FOLDERS, checked, labelled, listed, parted, read_text
 from glore.data.pictures import SUFFIXES, read_picture
 from glore.data.samples import Samples
 from glore.data.transforms import Preset, Small, Standard
@@ -89,10 +89,11 @@ class Pictures(Samples):
 class ImageFolder(Pictures):
     """Pictures in a folder for each class: `root/train/<class>/…`, `root/val/<class>/…`, `root/test/<class>/…`.
 
-    `training`, `valid` and `validation` are other names that are known. Without `test`, `val` is the test split too, as
+    `training`, `valid`, `validation` and `testing` are other names that are known, in capitals too. Without `test`, `val` is the test split too, as
     in ImageNet's standard folders. A split that has no folder otherwise is held out from each class of the training
     pictures, which without `train` are those of `root/<class>/…`; which ones follows from their names and their number.
-    The classes are the folders of the training pictures, in alphabetical order.
+    The classes are the folders of the training pictures, in alphabetical order, or of those to test on, if they are
+    alone.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.
@@ -166,11 +167,17 @@ class ImageList(Pictures):
         lines = _lines(base / lists[train])
         training = {label for *_, label in lines}
         if classes is None and all(map(str.isdecimal, training)):
-            count = 1 + max(map(int, training))
+            numbered = set(map(int, training))
+            count = 1 + max(numbered)
             if count > max(len(lines), 1000):
                 raise ValueError(
                     f"{base / lists[train]} has a class {count - 1}, and {len(lines)} lines: a network would tell "
                     "classes from 0 up to it; number them from 0, or give classes, their names"
+                )
+            if 0 not in numbered:
+                raise ValueError(
+                    f"{base / lists[train]} has the classes {min(numbered)} to {count - 1}: number them from 0, "
+                    "or give classes, their names"
                 )
             classes = list(map(str, range(count)))
         classes = sorted(training) if classes is None else classes
@@ -199,7 +206,7 @@ def _lines(path: Path) -> list[tuple[int, str, str]]:
     found = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
-            parts = [part.strip() for part in line.strip().rsplit("\t" if "\t" in line.strip() else None, maxsplit=1)]
+            parts = parted(line)
             if len(parts) != 2:
                 raise ValueError(f"{path}, line {number}: {line!r} is not a path and a class")
             found.append((number, parts[0], parts[1]))

@@ -228,6 +228,32 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch):
         images.backbone("resnet18", pretrained=True)
 
 
+def test_timms_weights_have_to_fit_whatever_the_classes(tmp_path, monkeypatch):
+    """Of other classes than the weights', timm itself would let layers be missing."""
+    save_file(timm.create_model("resnet18").state_dict(), tmp_path / "w.safetensors")
+    make, overlay = timm.create_model, {"file": str(tmp_path / "w.safetensors")}
+    monkeypatch.setattr(timm, "create_model", lambda *a, **told: make(*a, **told, pretrained_cfg_overlay=overlay))
+    net = images.backbone("resnet18", unit=None, classes=3, pretrained=True)
+    assert torch.equal(net.conv1.weight, load_file(tmp_path / "w.safetensors")["conv1.weight"])
+    assert net.get_classifier().weight.shape[0] == 3
+    assert net.fresh_classifier
+    assert not images.backbone("resnet18", unit=None, pretrained=True).fresh_classifier
+    with pytest.raises(ValueError, match=r"name='resnet18', pretrained=True: .*layer3\.2"):
+        images.backbone("resnet18", unit=None, classes=3, pretrained=True, options={"layers": (2, 2, 3, 2)})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet18", {"num_classes": 3}, "give classes itself"),
+        ("hf-hub:timm/resnet18.a1_in1k", {}, "give the network's own name, and the path of its weights as pretrained"),
+    ],
+)
+def test_what_has_an_argument_of_its_own_is_told(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        images.backbone(name, options=options)
+
+
 def test_weights_that_are_no_state_dict_are_named(tmp_path):
     torch.save({"epoch": 3, "weights": {"a": torch.zeros(1)}}, tmp_path / "w.pth")
     with pytest.raises(ValueError, match=r"is no state dict, but has epoch, weights"):

@@ -18,6 +18,7 @@ from glore.units import GloRe2d
 
 PROBED = 96  # pixels a side of the picture that shows where units can stand: nearly any CNN takes it, and it is quick
 READING = {"checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"}  # options of timm
+HUB = ("hf-hub:", "hf_hub:", "local-dir:")  # what names of networks that are not timm's own begin with
 
 
 def backbone(
@@ -66,14 +67,18 @@ def backbone(
 
     check_place(units, unit, GloRe2d)
     if not timm.is_model(name):
+        if name.startswith(HUB):
+            raise ValueError(f"name={name!r}: give the network's own name, and the path of its weights as pretrained")
         near = get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
     if reading := READING & (options or {}).keys():
         raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is refused: give weights as pretrained")
+    if "num_classes" in (options or {}):
+        raise ValueError(f"options={dict(options or {})!r}: give classes itself")
+    wanted = 1000 if classes is None else classes
+    own = {} if pretrained is True else {"num_classes": wanted}  # of other classes, timm would let layers be missing
     try:
-        model: Any = timm.create_model(
-            name, num_classes=1000 if classes is None else classes, pretrained=pretrained is True, **(options or {})
-        )
+        model: Any = timm.create_model(name, pretrained=pretrained is True, **own, **(options or {}))
     except (TypeError, AssertionError) as error:
         if "output_stride" not in (options or {}) or (str(error) and "output_stride" not in str(error)):
             raise
@@ -82,7 +87,7 @@ def backbone(
             "network, such as a ResNet, ResNeXt, SE-ResNet, Xception, MobileNetV2 or EfficientNet, or leave its stride"
         ) from error
     except RuntimeError as error:  # no such tag, no weights
-        raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {error}") from None
+        raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {' '.join(str(error).split())}") from None
     except Exception as error:  # a hub that cannot be reached raises many kinds
         if pretrained is not True:
             raise
@@ -90,6 +95,8 @@ def backbone(
             f"name={name!r}, pretrained=True: its weights could not be downloaded ({error}); give the path of a file, "
             "or False to start from nothing"
         ) from None
+    if model.num_classes != wanted:
+        model.reset_classifier(wanted)
     if unit is not None and units:
         with_units(model, units, unit, lambda **told: timm.create_model(name, num_classes=0, **told), options or {})
     if isinstance(pretrained, str):
@@ -101,6 +108,7 @@ def backbone(
             for module in model.get_submodule(path).modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
+    model.fresh_classifier = bool(fresh)  # under trained layers
     return model
 
 

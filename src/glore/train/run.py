@@ -129,8 +129,9 @@ class Run:
 
         Raises:
             FileNotFoundError: there are no such weights.
-            ValueError: they are damaged, or of another network.
+            ValueError: they are damaged, or of another network, or the network starts with a new classifier.
         """
+        self._check_trained(weights)
         self.load(weights)
         self._check_classes(split, weights)
         with quiet(), refusals():
@@ -138,6 +139,13 @@ class Run:
             (logged,) = evaluate(self.task, datamodule=self.data, verbose=False)
         own = {name.removeprefix(f"{split}/"): score for name, score in logged.items() if name.startswith(split)}
         return {name: round(score, 6) for name, score in own.items()}  # processes compare them in single precision
+
+    def _check_trained(self, weights: str | Path) -> None:
+        if weights == "start" and getattr(self.task.net, "fresh_classifier", False):
+            raise ValueError(
+                "--weights start: the network starts with a new classifier, because its pretrained weights have none, or "
+                "one of other classes: train it first, or give a file of weights with these classes"
+            )
 
     def _check_classes(self, split: str, weights: str | Path) -> None:
         """Refuse data whose classes are not those that the weights were trained on."""
@@ -192,6 +200,7 @@ class Run:
         """
         if self.trainer.world_size > 1:
             raise ValueError(f"predictions are written by one process, and here are {self.trainer.world_size}")
+        self._check_trained(weights)
         self.load(weights)
         if paths:
             self.take_files(paths, weights)

@@ -76,6 +76,10 @@ def test_from_a_folder_to_predictions(pictures, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert len(rows) == 22
     assert rows[0]["name"] == str(red)
+    columns = list(rows[0])
+    assert main(["predict", str(broken), "--out", str(out)]) == 1
+    capsys.readouterr()
+    assert (out / "predictions/predictions.csv").read_text().splitlines()[0].split(",") == columns
     assert rows[0]["class_1"] == "red"
     assert rows[1]["class_1"] == ""
     assert "cannot be read" in rows[1]["error"]
@@ -216,19 +220,86 @@ def test_pretrained_weights_are_in_the_first_step_and_not_in_the_file(pictures, 
     assert not torch.equal(made.make(empty=True)[0].net.state_dict()[key], weights[key])
 
 
-def test_mixing_smoothing_and_views(pictures, tmp_path):
+def test_mixing_and_smoothing(pictures, tmp_path):
     made = recipe(
-        pictures, "--model.mix", "glore.data.transforms.Mix", "--model.label_smoothing", "0.1", "--epochs", "2"
+        pictures, "--model.mix", "glore.data.transforms.Mix", "--model.label_smoothing", "0.3", "--epochs", "1"
     )
     this = runs.prepare(made, tmp_path / "run")
+    seen = []
+    this.task.loss = lambda logits, target: seen.append((logits.detach(), target)) or Classify.loss(
+        this.task, logits, target
+    )
     this.fit()
-    tree = read(flags(pictures))
-    put(tree, "data.dataset.preset.views", 10)
-    ten = runs.prepare(Recipe(tree), tmp_path / "ten")
+    logits, target = seen[0]
+    torch.testing.assert_close(target.sum(1), torch.ones(8))
+    assert ((target > 0).sum(1) > 1).any(), "no picture was mixed with one of another class"
+    smoothed = 0.7 * target + 0.1
+    torch.testing.assert_close(this.task.loss(logits, target), -(smoothed * logits.log_softmax(1)).sum(1).mean())
+
+
+def test_views_are_averaged_as_probabilities(pictures, tmp_path):
+    run = runs.prepare(recipe(pictures, "--epochs", "1"), tmp_path / "run")
+    run.fit()
+    preset = "{class_path: glore.data.transforms.Standard, init_args: {size: 16, views: 10}}"
+    ten = runs.prepare(recipe(pictures, f"--data.dataset.preset={preset}"), tmp_path / "ten")
     ten.evaluate(weights=tmp_path / "run/last.safetensors")
     confusion = ten.task.confusion(torch.stack(list(ten.task.samples.values())), 3)
-    assert confusion.sum() == 6
-    assert confusion.sum(1).tolist() == [2, 2, 2]
+    told = torch.zeros(3, 3, dtype=torch.long)
+    for views, label in (ten.data.split("test")[i] for i in range(6)):
+        with torch.no_grad():
+            told[label, ten.task.net.eval()(views).softmax(1).mean(0).argmax()] += 1
+    assert views.shape == (10, 3, 16, 16)
+    assert torch.equal(confusion, told)
+
+
+def test_vectors_do_not_decay_and_old_layers_learn_slowly(pictures, tmp_path):
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    weights = ("--model.net.pretrained", str(tmp_path / "w.pth"), "--model.old_rate", "0.1")
+    task, data, trainer = recipe(pictures, *weights).build(tmp_path)
+    task._trainer, trainer.datamodule, data.trainer = trainer, data, trainer
+    optimizer = task.configure_optimizers()["optimizer"]
+    told = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    conv, norm = next(task.net.layer1.children()).conv1, next(task.net.layer1.children()).bn1
+    assert told[id(conv.weight)]["weight_decay"] > 0
+    assert told[id(norm.weight)]["weight_decay"] == told[id(norm.bias)]["weight_decay"] == 0
+    assert told[id(task.net.fc.bias)]["weight_decay"] == 0
+    assert told[id(conv.weight)]["initial_lr"] == pytest.approx(0.1 * told[id(task.net.fc.weight)]["initial_lr"])
+
+
+def test_a_fine_tuning_that_was_stopped_goes_on_bit_for_bit(pictures, tmp_path):
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    more = ("--model.net.pretrained", str(tmp_path / "w.pth"), "--model.old_rate", "0.1")
+    made = recipe(pictures, *more, "--model.mix", "glore.data.transforms.Mix")
+    for out in ("whole", "stopped"):
+        this = runs.prepare(made, tmp_path / out)
+        if out == "stopped":
+            this.trainer.callbacks.append(StopAfterOne())
+            with runs.claimed(this.folder, made), pytest.raises(ZeroDivisionError):
+                this.fit()
+            (tmp_path / "w.pth").unlink()
+            this = runs.prepare(made, tmp_path / out, empty=True)
+        with runs.claimed(this.folder, made):
+            assert this.fit()
+    whole, parts = (load_file(tmp_path / out / "last.safetensors") for out in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_new_classifier_has_to_be_trained_first(pictures, tmp_path, capsys):
+    torch.save(timm.create_model("test_resnet", num_classes=7).state_dict(), tmp_path / "w.pth")
+    source = [*flags(pictures, "--model.net.pretrained", str(tmp_path / "w.pth")), "--weights", "start"]
+    for command in (["test"], ["predict", str(pictures / "red/0.jpg")]):
+        assert main([*command, *source, "--out", str(tmp_path / "out")]) == 2
+        assert "--weights start: the network starts with a new classifier" in capsys.readouterr().err
+
+
+def test_a_trained_network_is_tested_on_a_folder_of_nothing_else(pictures, tmp_path, capsys):
+    assert main(["fit", *flags(pictures, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
+    pictures.rename(tmp_path / "test")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "test").rename(tmp_path / "elsewhere/test")
+    assert main(["test", "--out", str(tmp_path / "run"), "--data.root", str(tmp_path / "elsewhere")]) == 0
+    assert main(["fit", *flags(tmp_path / "elsewhere"), "--out", str(tmp_path / "other")]) == 2
+    assert "has no folders of pictures, one a class" in capsys.readouterr().err
 
 
 def test_a_root_that_is_no_folder_is_one_line(tmp_path, capsys):

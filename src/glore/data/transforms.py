@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ class Preset:
     """
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+    SMALLEST = 0.08  # share of a picture's area that a crop of training may have
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class Preset:
     @property
     def needs(self) -> int:
         """The shorter side of a picture that is enough, in pixels; a larger one may be decoded smaller."""
-        return 2 * self.size
+        return math.ceil(self.size / self.SMALLEST**0.5)
 
     def __call__(self, training: bool) -> Transform:
         """The transform of training, or of testing: an RGB picture to a tensor (3, size, size), or (views, 3, …)."""
@@ -98,7 +100,7 @@ class Standard(Preset):
 
     def training(self) -> list[Transform]:
         return [
-            v2.RandomResizedCrop(self.size, antialias=True),
+            v2.RandomResizedCrop(self.size, (self.SMALLEST, 1), antialias=True),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(0.4, 0.4, 0.4),
         ]
@@ -111,14 +113,18 @@ class Modern(Preset):
     """
 
     def training(self) -> list[Transform]:
-        return [v2.RandomResizedCrop(self.size, antialias=True), v2.RandomHorizontalFlip(), v2.RandAugment(2, 9)]
+        crop = v2.RandomResizedCrop(self.size, (self.SMALLEST, 1), antialias=True)
+        return [crop, v2.RandomHorizontalFlip(), v2.RandAugment(2, 9)]
 
     def behind(self) -> list[Transform]:
         return [v2.RandomErasing(0.25)]
 
 
 class Small(Preset):
-    """Pictures of the network's own size: shifted by up to an eighth, and flipped. Made for CIFAR."""
+    """Pictures of the network's own size: shifted by up to an eighth, and flipped. Made for CIFAR.
+
+    Ten views are refused: five crops of a picture that is no larger are all the same.
+    """
 
     MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # CIFAR-10's
 
@@ -127,8 +133,10 @@ class Small(Preset):
         size: int = 32,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        views: Literal[1, 2, 10] = 1,
+        views: Literal[1, 2] = 1,
     ) -> None:
+        if views not in (1, 2):
+            raise ValueError(f"views={views} must be 1 or 2 of pictures that are no larger than the network's size")
         super().__init__(size, mean, std, views)
 
     def training(self) -> list[Transform]:

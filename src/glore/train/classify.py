@@ -55,7 +55,7 @@ class Classify(Task):
         return self.mix(inputs, F.one_hot(target, classes).to(inputs.dtype))
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing if self.training else 0.0)
+        return F.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         metrics.check_labels(target, logits.shape[1])

@@ -198,12 +198,13 @@ class Data(LightningDataModule):
         return [size * i // count for i in range(count)]
 
     def fingerprint(self, split: str) -> str:
-        """What tells a split from another one: its classes, and how many items it has, by what names of files."""
+        """What tells a split from another one: its classes, and of what names of files and numbers its items are."""
         dataset = self.split(split)
         if not hasattr(dataset, "classes"):
             raise ValueError(f"{type(dataset).__name__} must have the names of its classes, in order, as classes")
         names = [Path(named(dataset, item)).name for item in range(len(dataset))]
-        told = json.dumps([list(map(str, dataset.classes)), names])
+        labels = [part for sample in getattr(dataset, "samples", ()) for part in sample[1:] if isinstance(part, int)]
+        told = json.dumps([list(map(str, dataset.classes)), names, labels])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def item(self, split: str, index: int) -> tuple[torch.Tensor, Any]:

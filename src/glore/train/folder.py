@@ -170,12 +170,13 @@ class Keep(Checkpoint):
         if trainer.world_size > 1:
             broken = [None] * trainer.world_size
             torch.distributed.all_gather_object(broken, task.broken)
+        unread = {split: set().union(*(own[split] for own in broken)) for split in ("train", "val")}
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             write_csv(self.folder / "curves.csv", self.curves)
             rows = []
-            for split in ("train", "val"):
-                for item in sorted(set().union(*(of_process[split] for of_process in broken))):
+            for split, items in unread.items():
+                for item in sorted(items):
                     if (split, item) not in self.faults:
                         self.faults[split, item] = fault(data.split(split), item)
                     name, why = named(data.split(split), item), self.faults[split, item]
@@ -185,6 +186,8 @@ class Keep(Checkpoint):
         self.stopped = trainer.should_stop
         # last of all: what is written before it is written again when a killed run goes on from the epoch before
         trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})
+        for split, items in unread.items():  # of several processes, each has met a part
+            task.check_broken(split, items)  # type: ignore[operator]
 
 
 @contextmanager

@@ -144,9 +144,15 @@ class Write(BasePredictionWriter):
         item = index if index >= 0 else -1 - index
         return named(self.dataset, item)
 
+    def _columns(self) -> list[str]:
+        """The same for all predictions of a kind, whatever could not be read."""
+        seconds = ["from_s", "to_s"] if hasattr(self.dataset, "seconds") else []
+        ranked = [f"{what}_{place}" for place in range(1, self.top + 1) for what in ("class", "probability")]
+        return ["name", *seconds, *(["mask"] if self.begun else ranked), "error"]
+
     def on_predict_end(self, trainer: Trainer, task: LightningModule) -> None:
         if self.rows:
-            write_csv(self.folder / "predictions.csv", self.rows)
+            write_csv(self.folder / "predictions.csv", self.rows, self._columns())
 
     def on_exception(self, trainer: Trainer, task: LightningModule, exception: BaseException) -> None:
         self.on_predict_end(trainer, task)  # what is predicted is kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -151,8 +151,11 @@ class Task(LightningModule):
 
     def _count_broken(self, index: Tensor, split: str) -> None:
         """Note the samples that could not be read, whose index is negative; stop if they are more than a few."""
-        broken = self.broken[split]
-        broken |= {int(-1 - i) for i in index[index < 0]}
+        self.broken[split] |= {int(-1 - i) for i in index[index < 0]}
+        self.check_broken(split, self.broken[split])
+
+    def check_broken(self, split: str, broken: Collection[int]) -> None:
+        """Raise a ValueError if these samples, which could not be read, are more than a few of a split."""
         dataset = self.trainer.datamodule.split(split)  # type: ignore[attr-defined]
         if len(broken) > max(1, MOST_BROKEN * len(dataset)):
             faults = "; ".join(fault(dataset, item) for item in sorted(broken)[:20])

@@ -24,8 +24,8 @@ class CityscapesSegment(Segment):
     """`Segment` on Cityscapes, with its official scores; the arguments are the same.
 
     Scores: `iou_<class>`; their mean, `miou`, which the benchmark calls IoU class; `iiou`, iIoU class; and the same two
-    over categories, `iou_category` and `iiou_category`. What occurs nowhere is left out of a
-    mean.
+    over categories, `iou_category` and `iiou_category`; then iIoU of each class and category with instances, and IoU
+    of each category, by their names. What occurs nowhere is left out of a mean.
 
     Source: cityscapesscripts, evaluation/evalPixelLevelSemanticLabeling.py; a test compares with it.
     """
@@ -46,7 +46,11 @@ class CityscapesSegment(Segment):
 
     @staticmethod
     def names(classes: Sequence[str]) -> list[str]:
-        return [*Segment.names(classes), "iiou", "iou_category", "iiou_category"]
+        means = [*Segment.names(classes), "iiou", "iou_category", "iiou_category"]
+        classwise = [f"iiou_{label.name}" for label in LABELS if label.instance]
+        categories = [f"iou_category_{name}" for name in CATEGORIES]
+        countable = zip(CATEGORIES, COUNTABLE, strict=True)
+        return [*means, *classwise, *categories, *(f"iiou_category_{name}" for name, known in countable if known)]
 
     @staticmethod
     def scores(counts: Tensor) -> tuple[Tensor, ...]:
@@ -54,15 +58,11 @@ class CityscapesSegment(Segment):
         pixels = counts[..., : K * K].view(*sums, K, K).double()
         right, wrong, near, far = counts[..., K * K :].view(*sums, 4, K).double().unbind(-2)  # (*sums, k) each
         told_of_others = pixels.sum(-2) - pixels.diagonal(dim1=-2, dim2=-1)  # false positives: (*sums, k)
-        iiou = right / (right + wrong + told_of_others)
+        iiou = (right / (right + wrong + told_of_others))[..., SIZES > 0]
         members = MEMBERS.to(counts.device)
         grouped = members @ pixels @ members.mT  # (*sums, categories, categories)
         near, far = near @ members.mT, far @ members.mT
         grouped_others = grouped.sum(-2) - grouped.diagonal(dim1=-2, dim2=-1)
-        iiou_category = near / (near + far + grouped_others)
-        return (
-            *Segment.scores(pixels),
-            torch.nanmean(iiou[..., SIZES > 0], -1),
-            torch.nanmean(metrics.iou(grouped), -1),
-            torch.nanmean(iiou_category[..., COUNTABLE], -1),
-        )
+        parts = iiou, metrics.iou(grouped), (near / (near + far + grouped_others))[..., COUNTABLE]
+        means = (torch.nanmean(part, -1) for part in parts)
+        return (*Segment.scores(pixels), *means, *(score for part in parts for score in part.unbind(-1)))

@@ -315,3 +315,7 @@ def test_a_flag_that_every_variant_puts_in_is_refused(capsys):
     code, _, err = glore(capsys, "compare", "--config", "cifar10", "--model.net.unit", "glore.units.NonLocal2d")
     assert code == 2
     assert "--model.net.unit: each of the variants puts in another value" in err
+    unit = ("--model.net.unit.nodes", "9")
+    code, _, err = glore(capsys, "compare", "--config", "cifar10", *unit, "--variant", "plain")
+    assert code == 2
+    assert "--model.net.unit.nodes: each of the variants puts in another value" in err

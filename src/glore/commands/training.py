@@ -6,6 +6,7 @@ import argparse
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from glore.commands.options import Command, Once, default_out, recipe_option
 
@@ -38,15 +39,22 @@ def _compared(config: str, flags: list[str], chosen: list[str] | None = None) ->
         raise ValueError("--seed_everything: a comparison has a seed for each cell; give --seed N, or compare.seeds")
     read = tree.read(["--config", config, *flags])
     variants = recipe.Recipe(read).comparison.variants
-    own = [variants[name].keys() for name in chosen or variants if name in variants]
+    own = [variants[name] or {} for name in chosen or variants if name in variants]
     for flag in flags:
         key = flag.partition("=")[0].removeprefix("--")
-        if own and all(key in keys for keys in own):
+        if own and all(_overridden(key, values) for values in own):
             raise ValueError(
                 f"--{key}: each of the variants puts in another value, so it would change nothing: change the recipe's "
                 "compare.variants, or train one network with glore fit"
             )
     return read
+
+
+def _overridden(key: str, values: dict[str, Any]) -> bool:
+    """Whether a variant's values leave nothing of what a flag puts in; a class keeps arguments that it has."""
+    return key in values or any(
+        key.startswith(f"{own}.") and not isinstance(value, str) for own, value in values.items()
+    )
 
 
 def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:

@@ -226,8 +226,8 @@ def test_mixing_and_smoothing(pictures, tmp_path):
     )
     this = runs.prepare(made, tmp_path / "run")
     seen = []
-    this.task.loss = lambda logits, target: seen.append((logits.detach(), target)) or Classify.loss(
-        this.task, logits, target
+    this.task.loss = lambda logits, target: (
+        seen.append((logits.detach(), target)) or Classify.loss(this.task, logits, target)
     )
     this.fit()
     logits, target = seen[0]

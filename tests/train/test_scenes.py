@@ -23,7 +23,7 @@ from glore.train.grid import Grid
 from glore.train.predict import Write, palette
 from glore.train.recipe import Recipe
 from glore.train.segment import Segment
-from glore.train.tree import put, read
+from glore.train.tree import put, read, varied
 from glore.units import GloRe
 from stepped import step
 
@@ -298,15 +298,43 @@ def test_pictures_of_several_sizes_go_one_by_one(root, tmp_path, capsys):
     assert "16 predictions in" in capsys.readouterr().out, "one of which says what is wrong"
 
 
+def test_variants_keep_what_flags_give_their_units_and_heads(root):
+    tree = read(flags(root))
+    resolved = {name: Recipe(varied(tree, name)).resolved for name in ("glore", "plain+conv", "psp")}
+    heads = {name: of["model"]["init_args"]["net"]["init_args"]["head"]["init_args"] for name, of in resolved.items()}
+    assert heads["psp"]["width"] == 8
+    for name in ("glore", "plain+conv"):
+        assert (heads[name]["unit"]["init_args"]["nodes"], heads[name]["unit"]["init_args"]["states"]) == (4, 8)
+
+
+def test_head_auxiliary_and_units_learn_ten_times_as_fast(root, tmp_path):
+    given = flags(root, "--model.net.auxiliary", "true", "--model.net.units", "{res4: 1}")
+    tree = read(["--config", "segment", *given[2:], "--model.net.pretrained", "true", "--model.old_rate", "0.1"])
+    task, data, trainer = Recipe(tree).build(tmp_path, empty=True)
+    task._trainer, trainer.datamodule, data.trainer = trainer, data, trainer
+    optimizer = task.configure_optimizers()["optimizer"]
+    rates = {id(p): group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
+    fast = {name for name, p in task.net.named_parameters() if rates[id(p)] == pytest.approx(0.01)}
+    new = ("head.", "auxiliary.")
+    assert fast == {name for name, _ in task.net.named_parameters() if name.startswith(new) or "_glore." in name}
+    assert any("_glore." in name for name in fast)
+    assert sorted({rates[id(p)] for p in task.net.parameters()}) == pytest.approx([0.001, 0.01])
+
+
+def test_networks_of_torchvision_say_out_and_aux():
+    net = torch.nn.Module()
+    net.forward = lambda x: {"out": x, "aux": 2 * x}
+    task, x = Segment(net), torch.randn(1, 2, 4, 4)
+    assert [torch.equal(told, k * x) for told, k in zip(task.train()(x), (1, 2), strict=True)] == [True, True]
+    assert torch.equal(task.eval()(x), x)
+    net.forward = lambda x: {"out": x}
+    assert torch.equal(task.train()(x), x)
+
+
 def test_a_comparison_ends_in_a_page(root, tmp_path):
     tree = read(flags(root, "--epochs", "1"))
     variants = tree["compare"]["variants"]
-    tree["compare"]["variants"] = {name: variants[name] for name in ("plain", "psp")} | {"glore": {}}
-    put(
-        tree,
-        "compare.variants.psp",
-        {"model.net.head": {"class_path": "glore.nets.heads.PSP", "init_args": {"width": 8}}},
-    )
+    tree["compare"]["variants"] = {name: variants[name] for name in ("plain", "psp", "glore")}
     put(tree, "compare.seeds", [0])
     put(tree, "model.scales", [0.5])
     grid = Grid.of(tree, tmp_path / "grid")

@@ -89,11 +89,11 @@ class Pictures(Samples):
 class ImageFolder(Pictures):
     """Pictures in a folder for each class: `root/train/<class>/…`, `root/val/<class>/…`, `root/test/<class>/…`.
 
-    `training`, `valid`, `validation` and `testing` are other names that are known, in capitals too. Without `test`, `val` is the test split too, as
-    in ImageNet's standard folders. A split that has no folder otherwise is held out from each class of the training
-    pictures, which without `train` are those of `root/<class>/…`; which ones follows from their names and their number.
-    The classes are the folders of the training pictures, in alphabetical order, or of those to test on, if they are
-    alone.
+    `training`, `valid`, `validation` and `testing` are other names that are known, in capitals too. Without `test`,
+    `val` is the test split too, as in ImageNet's standard folders. A split that has no folder otherwise is held out
+    from each class of the training pictures, which without `train` are those of `root/<class>/…`; which ones follows
+    from their names and their number. The classes are the folders of the training pictures, in alphabetical order, or
+    of those to test on, if they are alone.
 
     Args:
         split: `"train"`, `"val"` or `"test"`.

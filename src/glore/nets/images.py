@@ -76,7 +76,9 @@ def backbone(
     if "num_classes" in (options or {}):
         raise ValueError(f"options={dict(options or {})!r}: give classes itself")
     wanted = 1000 if classes is None else classes
-    own = {} if pretrained is True else {"num_classes": wanted}  # of other classes, timm would let layers be missing
+    own: dict[str, Any] = (
+        {} if pretrained is True else {"num_classes": wanted}
+    )  # of other classes, timm would let layers be missing
     try:
         model: Any = timm.create_model(name, pretrained=pretrained is True, **own, **(options or {}))
     except (TypeError, AssertionError) as error:

@@ -26,7 +26,7 @@ class Segmenter(nn.Module):
     Shapes:
         `(b, 3, h, w)` of any size to logits `(b, classes, h, w)`; in training with an auxiliary head, a tuple of the
         head's logits and the auxiliary ones. What a picture lacks to a whole number of cells is filled with zeros, the
-        mean colour of normalised pictures, so that each cell's logits lie where it looked.
+        mean colour of normalised pictures, so that none is stretched.
 
     Args:
         backbone: a network with `forward_intermediates`, as timm's have.

@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
+import torch
 from torch.utils.data import default_collate
 
 from glore import measure
@@ -112,7 +113,7 @@ def _batches(recipe: Recipe) -> list[Any]:
 
 
 def _step_time(this: Run, rival: Task) -> float:
-    """The share by which a training step takes longer than a rival's, the two taking turns on one batch."""
+    """The share by which a training step takes longer than a rival's, the two taking turns on one batch, or nan."""
     device, precision = this.trainer.strategy.root_device, this.trainer.precision_plugin
     own = this.data.batch_size // this.trainer.world_size
     items = [Seeded(this.data.split("train"), "replace")[Draw(i, i)] for i in range(own)]
@@ -128,5 +129,8 @@ def _step_time(this: Run, rival: Task) -> float:
     precision.convert_module(rival)  # in place
     tasks = {"this": this.task, "rival": rival}
     runs = {name: partial(step, task.to(device).train()) for name, task in tasks.items()}
-    ms = measure.medians_ms(runs, seconds=15)  # small networks are through in a second
+    try:
+        ms = measure.medians_ms(runs, seconds=15)  # small networks are through in a second
+    except (ValueError, torch.OutOfMemoryError):  # a norm wants more than a process's one sample; two do not fit
+        return math.nan
     return ms["this"] / ms["rival"] - 1

@@ -143,8 +143,8 @@ class Run:
     def _check_trained(self, weights: str | Path) -> None:
         if weights == "start" and getattr(self.task.net, "fresh_classifier", False):
             raise ValueError(
-                "--weights start: the network starts with a new classifier, because its pretrained weights have none, or "
-                "one of other classes: train it first, or give a file of weights with these classes"
+                "--weights start: the network starts with a new classifier, because its pretrained weights have none, "
+                "or one of other classes: train it first, or give a file of weights with these classes"
             )
 
     def _check_classes(self, split: str, weights: str | Path) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -20,6 +21,9 @@ from glore.train.task import Task
 
 class Segment(Task):
     """Train a network whose logits have a class for each position, with cross-entropy; the first arguments: `Task`.
+
+    A network gives logits `(b, classes, h, w)`, in training a pair of them where it has an auxiliary head, or, as
+    torchvision's networks do, a mapping of them, `out` and `aux`.
 
     Scores: intersection over union of each class, `iou_<class>`, and its mean over the classes that occur, `miou`.
     Positions with label 255 count for nothing.
@@ -107,6 +111,13 @@ class Segment(Task):
         limit = sure[counted].kthvalue(some).values if some else sure.new_zeros(())
         return sure <= limit.clamp_min(self.ohem_threshold)
 
+    def forward(self, inputs: Tensor) -> Any:
+        logits = super().forward(inputs)
+        if not isinstance(logits, Mapping):
+            return logits
+        main, side = logits["out"], logits.get("aux")  # as torchvision's networks call them
+        return (main, side) if self.training and side is not None else main
+
     def infer(self, inputs: Tensor) -> Tensor:
         return inference.probabilities(self, inputs, **self.views)
 
@@ -119,11 +130,12 @@ class Segment(Task):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        if self.trainer.sanity_checking or self.trainer.limit_val_batches != 1.0:
+        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
+        if not fitting or self.trainer.limit_val_batches != 1.0:
             return
         dataset = self.trainer.datamodule.split("val")  # type: ignore[attr-defined]
         classes, untaught = list(dataset.classes), getattr(dataset, "untaught", ())
-        labelled = self.confusion(torch.stack(list(self.samples.values())), len(classes)).sum(1).nonzero().flatten()
+        labelled = self.confusion(self.sums[None], len(classes)).sum(1).nonzero().flatten()
         if len(labelled) <= 1 < len(classes) - len(untaught):
             alone = f"of {classes[int(labelled)]} alone" if len(labelled) else "of no class"
             raise ValueError(

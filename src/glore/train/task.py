@@ -218,8 +218,8 @@ class Task(LightningModule):
         classes = self.trainer.datamodule.split(split).classes  # type: ignore[attr-defined]
         if not self.samples:
             raise ValueError(f"none of the samples of {split} can be read: glore scan tells why")
-        sums = sum(counts.to(_summed(counts)) for counts in self.samples.values())
-        scores = self.scores(torch.as_tensor(sums))
+        self.sums = torch.as_tensor(sum(counts.to(_summed(counts)) for counts in self.samples.values()))
+        scores = self.scores(self.sums)
         return {  # on the device, where processes compare them
             name: score.float().to(self.device) for name, score in zip(self.names(classes), scores, strict=True)
         }

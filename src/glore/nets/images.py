@@ -76,9 +76,8 @@ def backbone(
     if "num_classes" in (options or {}):
         raise ValueError(f"options={dict(options or {})!r}: give classes itself")
     wanted = 1000 if classes is None else classes
-    own: dict[str, Any] = (
-        {} if pretrained is True else {"num_classes": wanted}
-    )  # of other classes, timm would let layers be missing
+    # with their own classes, since of others timm would let layers be missing
+    own: dict[str, Any] = {} if pretrained is True else {"num_classes": wanted}
     try:
         model: Any = timm.create_model(name, pretrained=pretrained is True, **own, **(options or {}))
     except (TypeError, AssertionError) as error:

@@ -7,45 +7,38 @@ that the networks take in turns, and of the unit within them; the peak of memory
 from __future__ import annotations
 
 import platform
-import resource
-import subprocess
-import sys
-from collections.abc import Callable
 from datetime import date
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import glore
 import page
 from glore import measure
-from glore.nets.heads import FCN, PSP
-from glore.nets.segmenter import Segmenter, segmenter
-from glore.units import NonLocal2d
+from glore.weights import files
 
 SIZE = (1024, 2048)
-HEADS: dict[str, Callable[[int, int], nn.Module]] = {
-    "plain": FCN,
-    "GloRe, n = 64, s = 128": partial(FCN, unit=partial(glore.GloRe2d, nodes=64, states=128)),
-    "non-local, softmax": partial(FCN, unit=NonLocal2d),
-    "non-local, dot product": partial(FCN, unit=partial(NonLocal2d, form="dot_product")),
-    "PSP": PSP,
+
+
+def fcn(unit: str, **sizes: Any) -> files.Constructor:
+    unit_of = {"class_path": f"glore.{unit}", "init_args": sizes}
+    return {"class_path": "glore.nets.heads.FCN", "init_args": {"unit": unit_of}}
+
+
+HEADS: dict[str, files.Constructor] = {
+    "plain": {"class_path": "glore.nets.heads.FCN", "init_args": {}},
+    "GloRe, n = 64, s = 128": fcn("GloRe2d", nodes=64, states=128),
+    "non-local, softmax": fcn("units.NonLocal2d"),
+    "non-local, dot product": fcn("units.NonLocal2d", form="dot_product"),
+    "PSP": {"class_path": "glore.nets.heads.PSP", "init_args": {}},
 }
 
 
-def network(name: str) -> Segmenter:
-    return segmenter("resnetv2_50", 19, HEADS[name], auxiliary=False).eval()
-
-
-def peak(name: str) -> None:
-    """Print by how much a forward raises the most memory that this process ever had, in GiB."""
-    net, x = network(name), torch.zeros(1, 3, *SIZE)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with torch.no_grad():
-        net(x)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20)
+def network(head: files.Constructor) -> files.Constructor:
+    arguments = {"name": "resnetv2_50", "classes": 19, "head": head, "auxiliary": False}
+    return {"class_path": "glore.nets.segmenter.segmenter", "init_args": arguments}
 
 
 def timed(module: nn.Module, seconds: list[float]) -> None:
@@ -59,19 +52,19 @@ def timed(module: nn.Module, seconds: list[float]) -> None:
 
 def main(rounds: int = 3) -> None:
     peaks = {}
-    for name in HEADS:
-        told = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
-        peaks[name] = float(told.split()[-1])
+    for name, head in HEADS.items():
+        peaks[name] = measure.peaks_mib(network(head), (1, 3, *SIZE))["forward"] / 1024
         print(f"{name}: {peaks[name]:.2f} GiB", flush=True)
-    nets = {name: network(name) for name in HEADS}
+    nets: dict[str, Any] = {name: files.construct(network(head), trust=True).eval() for name, head in HEADS.items()}
     units: dict[str, list[float]] = {name: [] for name in HEADS}
     for name, net in nets.items():
         timed(getattr(net.head, "context", nn.Identity()), units[name])
     x = torch.randn(1, 3, *SIZE)
 
-    def forward(net: Segmenter) -> Tensor:
+    def forward(net: nn.Module) -> Tensor:
         with torch.no_grad():
-            return net(x)
+            told: Tensor = net(x)
+        return told
 
     whole = measure.medians_ms({name: partial(forward, net) for name, net in nets.items()}, 1e9, rounds)
     features = torch.zeros(1, 2048, SIZE[0] // 8, SIZE[1] // 8)
@@ -82,13 +75,14 @@ def main(rounds: int = 3) -> None:
         f"{rounds} forwards in turns. The unit's own time is measured within them, and given as a share of the plain "
         "network's. The peak is what a forward adds to the memory of a process that holds network and picture.",
         "",
-        "| head | forward, s | unit alone, ms | share of plain | peak, GiB | multiply-adds of the head, 10⁹ |",
+        "| head | forward, s | unit alone, ms | share of the plain network | peak, GiB | head's multiply-adds, 10⁹ |",
         "|---|---|---|---|---|---|",
     ]
     for name, net in nets.items():
-        own = 1000 * median(units[name]) if units[name] else 0.0
-        there = len(getattr(net.head, "context", ())) > 0
-        cells = [f"{own:.0f}", f"{100 * own / whole['plain']:.1f} %"] if there else ["", ""]
+        cells = ["", ""]
+        if len(getattr(net.head, "context", ())):
+            own = 1000 * median(units[name][1:])  # without the first forward, as the others' times
+            cells = [f"{own:.0f}", f"{100 * own / whole['plain']:.1f} %"]
         counted = measure.multiply_adds(net.head, features) / 1e9
         cells = [name, f"{whole[name] / 1000:.2f}", *cells, f"{peaks[name]:.2f}", f"{counted:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
@@ -96,4 +90,4 @@ def main(rounds: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    peak(sys.argv[1]) if len(sys.argv) > 1 else main()
+    main()

@@ -319,3 +319,6 @@ def test_a_flag_that_every_variant_puts_in_is_refused(capsys):
     code, _, err = glore(capsys, "compare", "--config", "cifar10", *unit, "--variant", "plain")
     assert code == 2
     assert "--model.net.unit.nodes: each of the variants puts in another value" in err
+    code, _, err = glore(capsys, "compare", "--config", "segment", "--model.net.head.unit.nodes=9", "--variant", "se")
+    assert code == 2, "squeeze-and-excitation has no nodes"
+    assert "--model.net.head.unit.nodes: each of the variants puts in another value" in err

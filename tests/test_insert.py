@@ -351,6 +351,15 @@ def test_the_probes_gradients_leave_nothing_behind():
     assert not model.kept.requires_grad
     copy.deepcopy(model)
 
+    class Unused(Checkpointed):
+        def forward(self, x):
+            super().forward(x)
+            return self.head(self.down(self.stem(x)).mean((2, 3)))
+
+    model = Unused()
+    refuses(model, {"stage2": 1}, "is not used, so a unit there would never learn")
+    copy.deepcopy(model)
+
 
 class Told(Net):
     """Tells classes, of which no gradient comes."""

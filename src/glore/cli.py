@@ -33,7 +33,7 @@ everyday flags, each of which changes a value of the recipe:
   --trainer.accelerator A       cpu, gpu, auto
   --trainer.devices N           processes, a device each
   --trainer.logger true         TensorBoard logs, or CSV where it is not installed
-  --trainer.callbacks+=EMAWeightAveraging --trainer.callbacks.decay=0.999
+  --trainer.callbacks+=EMAWeightAveraging --trainer.callbacks.decay=0.99
                                 average the weights over the training
 
 Every key of a recipe is a flag. `glore recipe NAME` prints a recipe with all its keys.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from numbers import Integral
 from typing import Any, TypeVar
@@ -142,7 +142,10 @@ def insert(
     except BaseException:
         for place in places:
             place.restore()
+        with suppress(Exception):
+            probe.run(model, inputs)
         raise
+    probe.run(model, inputs)  # no gradients are left in what a network keeps of its last run
     return model
 
 
@@ -326,8 +329,7 @@ def _prove(
     """Raise a ValueError unless every unit changes the output, and nothing else does.
 
     The second probe starts from the random state of the first, and each unit hands on its input plus a zero of its own,
-    which tells by its gradient whether what the unit gives is used. A third one leaves no gradients behind in what a
-    network keeps of its last run.
+    which tells by its gradient whether what the unit gives is used.
     """
     cure = "name a container that runs its children one after the other, such as an nn.Sequential of blocks"
     containers = ", ".join(f"{place.path!r} ({type(place.container).__name__})" for place in places)
@@ -362,7 +364,6 @@ def _prove(
                 f"where={place.path!r}: what comes out behind some children of {type(place.container).__name__} is not "
                 "used, so a unit there would never learn: name an earlier block, or another container"
             )
-    probe.run(model, inputs)
 
 
 @contextmanager

@@ -231,6 +231,8 @@ def test_paths_to_predict(tmp_path):
     (tmp_path / "classes.txt").write_text("x/x-0.png 3\nx/x-1.png\tred deer\nx/no.png 4\n")
     found = listed([tmp_path / "classes.txt"], SUFFIXES, "pictures")
     assert found == [tmp_path / "x/x-0.png", tmp_path / "x/x-1.png", tmp_path / "x/no.png 4"], "lists to train on"
+    (tmp_path / "long.txt").write_text(f"{'a' * 300}.png 1\n")
+    assert len(listed([tmp_path / "long.txt"], SUFFIXES, "pictures")) == 1
     with pytest.raises(FileNotFoundError, match=r"absent\.png: no such file or folder"):
         listed([tmp_path / "absent.png"], SUFFIXES, "pictures")
     (tmp_path / "empty").mkdir()
@@ -256,11 +258,12 @@ def test_presets(kind, size):
     one, mirrored = kind(16, views=2)(False)(picture)
     assert torch.equal(one, kind(16)(False)(picture))
     assert torch.equal(mirrored, one.flip(-1))
+    assert kind(16).needs(training=False) == 32
     if 10 in several:
         ten = kind(16, views=10)(False)(picture)
         assert torch.equal(ten[4], one)
         assert torch.equal(ten[5:9], ten[[1, 0, 3, 2]].flip(-1)), "the corners of the mirror image"
-        assert kind(16).needs ** 2 * 0.08 >= 16**2, "the smallest crop has as many pixels as the network sees"
+        assert kind(16).needs(training=True) ** 2 * 0.08 >= 16**2, "or the smallest crop has too few pixels"
     assert len({kind(16)(True)(picture).sum().item() for _ in range(8)}) > 1, "training draws by chance"
 
 
@@ -328,6 +331,8 @@ def test_names_of_splits_in_capitals(tmp_path):
     assert ImageFolder("train", root).classes == ["a", "b"]
     vehicles = make(tmp_path / "vehicles", "Bus", "Train")
     assert ImageFolder("train", vehicles).classes == ["Bus", "Train"], "a folder of pictures is a class"
+    make(tmp_path / "sorted", "Bus/city", "Train/cargo", "Train/freight")
+    assert ImageFolder("train", str(tmp_path / "sorted")).classes == ["Bus", "Train"], "nor is one alone a split"
 
 
 def test_a_split_to_test_on_needs_no_training_pictures(tmp_path):

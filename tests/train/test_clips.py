@@ -117,6 +117,7 @@ def break_some(root):
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_scan_names_what_cannot_be_used(videos, tmp_path, capsys, workers):
     broken = break_some(videos)
+    (videos / "red/link.mp4").symlink_to(videos / "red/1.mp4")
     arguments = ["scan", *flags(videos, "--data.workers", workers), "--out", str(tmp_path / "scan")]
     assert main(arguments) == 1
     said = capsys.readouterr().out
@@ -128,6 +129,7 @@ def test_a_scan_names_what_cannot_be_used(videos, tmp_path, capsys, workers):
     good = listed([tmp_path / "scan/good.txt"], SUFFIXES, "videos")
     assert len(good) == count - len(broken)
     assert all(path.is_file() and path.is_absolute() for path in good)
+    assert "link.mp4" in {path.name for path in good}, "by the data set's own names"
 
     (videos / "red/text.mp4").write_bytes((videos / "red/1.mp4").read_bytes())  # mended
     table = (tmp_path / "scan/scan.csv").read_bytes()

@@ -41,7 +41,7 @@ def test_of_several_baselines_each_variant_has_the_one_that_its_name_begins_with
         "plain glore": {},
         "plain wide glore": wide,
     }
-    put(tree, "compare", {"seeds": [0], "baseline": ["plain", "plain wide"], "variants": variants})
+    put(tree, "compare", {"seeds": [0], "baseline": ["plain wide", "plain"], "variants": variants})
     grid, _ = ran(tree, tmp_path)
     against = {verdict.variant: list(verdict.differences) for verdict in results.verdicts(grid)}
     assert against.pop("plain+conv") == ["plain"]
@@ -49,6 +49,29 @@ def test_of_several_baselines_each_variant_has_the_one_that_its_name_begins_with
     tested = {cell.variant: result for cell, result in grid.finished()}
     assert tested["plain wide glore"]["baseline"] == "plain wide"
     assert tested["plain wide"]["step_time"] == tested["plain"]["step_time"] == 0
+
+
+def test_a_step_that_cannot_be_timed_costs_no_result(tree, tmp_path, monkeypatch):
+    """As of a norm that one sample of a process is too few for, where all of them were synchronised in training."""
+    put(tree, "epochs", 1)
+
+    def refuse(*arguments, **options):
+        raise ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 8, 1, 1])")
+
+    monkeypatch.setattr(compare.measure, "medians_ms", refuse)
+    grid = Grid.of(tree, tmp_path)
+    assert not list(compare.run(grid, grid.pick(["plain", "glore"], [0])))
+    (verdict,) = results.verdicts(grid)
+    assert "step time" not in verdict.figures
+
+
+def test_tables_leave_the_drafts_of_a_run_alone(tree, tmp_path):
+    own, other = tmp_path / ".report.html.host.7.draft", tmp_path / ".resume.ckpt.host.7.draft"
+    for draft in (own, other):
+        draft.touch()
+    results.write(Grid.of(tree, tmp_path))
+    assert not own.exists()
+    assert other.exists()
 
 
 def test_a_cell_takes_one_device_unless_told(tree, tmp_path):

@@ -445,6 +445,44 @@ def test_a_finished_training_says_so_and_that_its_data_changed(pictures, tmp_pat
     assert re.search(r"holds a training on other samples than the data have now", capsys.readouterr().err)
 
 
+def test_a_list_whose_classes_changed_is_other_data(pictures, tmp_path, capsys):
+    paths = sorted(path.relative_to(pictures) for path in pictures.rglob("*.jpg"))
+    lines = [f"{path} {list(COLOURS).index(path.parent.name)}\n" for path in paths]
+    lists = {"train": lines[::2], "val": lines[1::2]}
+    for name, of in lists.items():
+        (pictures / f"{name}.txt").write_text("".join(of))
+    given = "{train: train.txt, val: val.txt}"
+    command = ["fit", *flags(pictures, "--data.dataset", "glore.data.images.ImageList"), "--epochs", "1"]
+    command += ["--data.dataset.lists", given, "--out", str(tmp_path / "run")]
+    assert main(command) == 0
+    (pictures / "train.txt").write_text("".join([lines[0].replace(" 0", " 1"), *lines[2::2]]))
+    assert main(command) == 2
+    assert "holds a training on other samples than the data have now" in capsys.readouterr().err
+
+
+def test_predictions_are_written_by_one_process(pictures, tmp_path):
+    this = runs.prepare(recipe(pictures), tmp_path / "run")
+    this.trainer = SimpleNamespace(world_size=2)
+    with pytest.raises(ValueError, match="predictions are written by one process, and here are 2"):
+        this.predict(tmp_path / "predictions")
+
+
+def test_unreadable_samples_of_all_processes_count_together(pictures, tmp_path, monkeypatch):
+    this = runs.prepare(recipe(pictures, "--epochs", "1"), tmp_path / "run")
+
+    def gather(into, own):
+        into[:] = [{"train": {3}, "val": set()}, {"train": {5}, "val": set()}]
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(type(this.trainer), "world_size", 2)
+    this.task._trainer, this.trainer.datamodule, this.data.trainer = this.trainer, this.data, this.trainer
+    this.data.setup("fit")
+    with monkeypatch.context() as inner, pytest.raises(ValueError, match="2 of 48 samples of train cannot be read"):
+        inner.setattr(this.trainer, "save_checkpoint", lambda *arguments, **options: None)
+        this.keep.on_fit_start(this.trainer, this.task)
+        this.keep.on_train_epoch_end(this.trainer, this.task)
+
+
 def test_a_data_set_may_choose_its_preset_itself(pictures):
     own = Recipe(read(["--config", "finetune", "--data.dataset", "made.Own", "--data.root", str(pictures)]))
     assert own.make_data().split("train")[0][0].shape == (3, 32, 32)

@@ -321,6 +321,16 @@ def test_head_auxiliary_and_units_learn_ten_times_as_fast(root, tmp_path):
     assert sorted({rates[id(p)] for p in task.net.parameters()}) == pytest.approx([0.001, 0.01])
 
 
+def test_networks_of_torchvision_can_be_trained(root, tmp_path):
+    tree = read(flags(root, "--epochs", "1", "--trainer.limit_val_batches", "1"))
+    network = "torchvision.models.segmentation.lraspp_mobilenet_v3_large"
+    tree["model"]["init_args"]["net"] = {"class_path": network, "init_args": {"num_classes": 3}}
+    tree["model"]["init_args"]["net"]["init_args"]["weights_backbone"] = None
+    this = runs.prepare(Recipe(tree), tmp_path / "run")
+    assert this.fit()
+    assert this.evaluate("test")["miou"] > 0
+
+
 def test_networks_of_torchvision_say_out_and_aux():
     net = torch.nn.Module()
     net.forward = lambda x: {"out": x, "aux": 2 * x}

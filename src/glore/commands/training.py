@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 from glore.commands.options import Command, Once, default_out, recipe_option
 
@@ -39,22 +38,18 @@ def _compared(config: str, flags: list[str], chosen: list[str] | None = None) ->
         raise ValueError("--seed_everything: a comparison has a seed for each cell; give --seed N, or compare.seeds")
     read = tree.read(["--config", config, *flags])
     variants = recipe.Recipe(read).comparison.variants
-    own = [variants[name] or {} for name in chosen or variants if name in variants]
-    for flag in flags:
-        key = flag.partition("=")[0].removeprefix("--")
-        if own and all(_overridden(key, values) for values in own):
-            raise ValueError(
-                f"--{key}: each of the variants puts in another value, so it would change nothing: change the recipe's "
-                "compare.variants, or train one network with glore fit"
-            )
+    names = [name for name in chosen or variants if name in variants]
+    pairs = tree.pairs(flags)
+    for key, _ in pairs:
+        without = ["--config", config, *(f"--{other}={value}" for other, value in pairs if other != key)]
+        with suppress(recipe.RecipeError):  # one flag may need another
+            before = tree.read(without)
+            if names and read != before and all(tree.varied(read, n) == tree.varied(before, n) for n in names):
+                raise ValueError(
+                    f"--{key}: each of the variants puts in another value, so it would change nothing: change the "
+                    "recipe's compare.variants, or train one network with glore fit"
+                )
     return read
-
-
-def _overridden(key: str, values: dict[str, Any]) -> bool:
-    """Whether a variant's values leave nothing of what a flag puts in; a class keeps arguments that it has."""
-    return key in values or any(
-        key.startswith(f"{own}.") and not isinstance(value, str) for own, value in values.items()
-    )
 
 
 def _compare(tree: dict[str, object], out: Path, variants: list[str], seeds: list[int]) -> int:

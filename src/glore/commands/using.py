@@ -28,7 +28,7 @@ def _using(parser: argparse.ArgumentParser) -> None:
 
 
 def _of_folder(options: argparse.Namespace, flags: list[str], alone: bool = False) -> Run:
-    """The run of a folder; alone: on one device, the named one if there is just one name."""
+    """The run of a folder; alone: on one device, unless a flag says otherwise."""
     from glore.train import recipe, run, tree
     from glore.train.progress import Progress
 
@@ -38,12 +38,8 @@ def _of_folder(options: argparse.Namespace, flags: list[str], alone: bool = Fals
     own = options.out / run.RECIPE
     if not options.config and not own.is_file():
         raise FileNotFoundError(f"--out {options.out} holds no run: train one with glore fit --config RECIPE --out DIR")
-    values = tree.read(["--config", options.config or str(own), *flags])
-    if alone:
-        named = tree.flat(values).get("trainer.devices")
-        tree.put(values, "trainer.devices", named if isinstance(named, list) and len(named) == 1 else 1)
-        tree.put(values, "trainer.num_nodes", 1)
-    parsed = recipe.Recipe(values)
+    one = ["--trainer.devices", "1", "--trainer.num_nodes", "1"] if alone else []
+    parsed = recipe.Recipe(tree.read(["--config", options.config or str(own), *one, *flags]))
     return run.prepare(parsed, options.out, Progress(), empty=options.weights != "start")
 
 

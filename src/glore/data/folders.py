@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 VALIDATION = ("val", "valid", "validation")
@@ -36,9 +37,11 @@ def labelled(
     if not 0 < held_out < 0.5:
         raise ValueError(f"held_out={held_out} must be a share between 0 and 0.5")
     there = {folder.name.lower(): folder for folder in sorted(base.iterdir()) if _is_split(folder)}
+    if len(there) == 1 or not there.keys() & FOLDERS["train"]:  # a class may be called Train
+        there = {name: folder for name, folder in there.items() if folder.name == name}
     own = {name: next((there[f] for f in folders if f in there), None) for name, folders in FOLDERS.items()}
     training = own["train"] or base
-    classes = [name for name in _subfolders(training) if own["train"] or not _is_split(training / name)]
+    classes = [name for name in _subfolders(training) if own["train"] or training / name not in there.values()]
     if strange := [name for name in classes if not name.isprintable()]:  # nor does a run's list of them keep it
         raise ValueError(f"{training} has a class {strange[0]!r}, whose name cannot be shown: rename it")
     source = own[split]
@@ -49,8 +52,9 @@ def labelled(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
         )
     for name in classes if own["train"] is None else ():
-        inner = [any((base / name / folder).is_dir() for folder in FOLDERS[split]) for split in ("train", "test")]
-        if all(inner) or (inner[0] and len(classes) == 1):
+        inside = {inner.lower() for inner in _subfolders(base / name)}
+        trains, tests = (bool(inside & {*FOLDERS[split]}) for split in ("train", "test"))
+        if trains and (tests or len(classes) == 1):
             raise ValueError(f"root={root!r} has no split of its own, and {base / name} has: give that")
     folder = training if source is None else source
     if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
@@ -112,7 +116,9 @@ def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> list[Path]:
-    """The files that paths name: files, all in folders, and those in text files, a path a line from the text file.
+    """The files that paths name: files, all in folders, and those in text files.
+
+    A line of a text file is a path from where that lies, with a class behind it or not.
 
     Raises:
         FileNotFoundError: there is no such path, no file of these suffixes in a folder, or nothing in a text file.
@@ -139,7 +145,10 @@ def listed(paths: Sequence[Path], suffixes: Collection[str], what: str) -> list[
 def _of_line(folder: Path, line: str) -> Path:
     """The path that a line names, alone or, as in a list to train on, before a class."""
     alone, before = folder / line, folder / parted(line)[0]
-    return before if before.is_file() and not alone.exists() else alone
+    with suppress(OSError):  # a line may be too long for a name
+        if before.is_file() and not alone.exists():
+            return before
+    return alone
 
 
 def parted(line: str) -> list[str]:

@@ -50,7 +50,8 @@ class Pictures(Samples):
     ) -> None:
         preset = preset or self.default_preset()
         super().__init__(samples, classes)
-        self.transform, self.needs, self.views = preset(training), preset.needs, 1 if training else preset.views
+        self.transform, self.needs = preset(training), preset.needs(training)
+        self.views = 1 if training else preset.views
 
     @classmethod
     def for_paths(
@@ -63,7 +64,7 @@ class Pictures(Samples):
         """Files whose targets are not known, taken as this data set takes its own in testing.
 
         Args:
-            paths: of the files, of folders of them, or of text files with a path a line.
+            paths: of the files, of folders of them, or of text files with a path a line, a class behind it or not.
             classes: names of those that a network tells apart.
             arguments: of this data set's constructor, by name, of which some say how an item is made.
             palette: a colour for each class, where the network's training had some.

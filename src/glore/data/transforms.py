@@ -38,7 +38,6 @@ class Preset:
     """
 
     MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
-    SMALLEST = 0.08  # share of a picture's area that a crop of training may have
 
     def __init__(
         self,
@@ -55,10 +54,9 @@ class Preset:
         self.size, self.mean, self.std, self.views = size, mean, std, views
         self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
 
-    @property
-    def needs(self) -> int:
+    def needs(self, training: bool) -> int:
         """The shorter side of a picture that is enough, in pixels; a larger one may be decoded smaller."""
-        return math.ceil(self.size / self.SMALLEST**0.5)
+        return 2 * self.size
 
     def __call__(self, training: bool) -> Transform:
         """The transform of training, or of testing: an RGB picture to a tensor (3, size, size), or (views, 3, …)."""
@@ -98,6 +96,11 @@ def _both_ways(picture: Any) -> tuple[Any, Any]:
 class Standard(Preset):
     """Random area and aspect, flip and colour, as ImageNet networks have been trained with since Inception."""
 
+    SMALLEST = 0.08  # share of a picture's area that a crop may have
+
+    def needs(self, training: bool) -> int:
+        return math.ceil(self.size / self.SMALLEST**0.5) if training else super().needs(training)
+
     def training(self) -> list[Transform]:
         return [
             v2.RandomResizedCrop(self.size, (self.SMALLEST, 1), antialias=True),
@@ -106,7 +109,7 @@ class Standard(Preset):
         ]
 
 
-class Modern(Preset):
+class Modern(Standard):
     """Random area and aspect, flip, RandAugment and random erasing.
 
     Source: Cubuk et al., "RandAugment", arXiv 1909.13719; Zhong et al., "Random Erasing", arXiv 1708.04896.

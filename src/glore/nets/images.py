@@ -101,15 +101,14 @@ def backbone(
     if unit is not None and units:
         with_units(model, units, unit, lambda **told: timm.create_model(name, num_classes=0, **told), options or {})
     if isinstance(pretrained, str):
-        fresh = not load_pretrained(model, pretrained)
+        load_pretrained(model, pretrained)
     else:
-        fresh = pretrained and model.num_classes != model.pretrained_cfg["num_classes"]
-    if fresh:  # timm starts some classifiers from numbers that are far too large for few classes
+        model.fresh_classifier = pretrained and wanted != model.pretrained_cfg["num_classes"]
+    if model.fresh_classifier:  # timm starts some classifiers from numbers that are far too large for few classes
         for path in classifiers(model):
             for module in model.get_submodule(path).modules():
                 if hasattr(module, "reset_parameters"):
                     module.reset_parameters()
-    model.fresh_classifier = bool(fresh)  # under trained layers
     return model
 
 

@@ -19,7 +19,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     shapes one by one in order, is taken in that order; the classifier's may have others there too.
 
     Returns:
-        Whether the classifier's weights were taken too.
+        Whether the classifier's weights were taken too; `model.fresh_classifier` tells the contrary later on.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,7 +46,9 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     if faults := misfits(own, kept, optional | other_head):
         raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {faults}")
     model.load_state_dict(kept, strict=False)
-    return not other_head and not headless
+    fresh = bool(other_head) or headless
+    vars(model)["fresh_classifier"] = fresh
+    return not fresh
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:
@@ -70,7 +72,7 @@ def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: 
 def classifiers(model: nn.Module) -> list[str]:
     """Where a network's classifier is: what timm tells, or else what has a usual name for it."""
     told = getattr(model, "default_cfg", {}).get("classifier")
-    names = (told,) if isinstance(told, str) else told or ("head", "auxiliary", "classifier", "fc")
+    names = (told,) if isinstance(told, str) else told or ("head", "auxiliary", "classifier", "aux_classifier", "fc")
     modules = dict(model.named_modules())
     return [name for name in names if name in modules]
 

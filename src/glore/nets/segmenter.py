@@ -116,9 +116,11 @@ def segmenter(
     stride = output_stride if dilated or not told else told[-1]
     before, last = _prune(net, name, stride)
     side = FCN(before, classes, width=max(1, before // 4)) if auxiliary else None
-    model = Segmenter(net, head(last, classes), side, stride)
+    model: Any = Segmenter(net, head(last, classes), side, stride)
     if whole:
         load_pretrained(model, str(pretrained))
+    else:
+        model.fresh_classifier = bool(pretrained)
     return model
 
 

@@ -44,7 +44,7 @@ def summary(grid: Grid) -> str:
 
 def page(grid: Grid) -> Path:
     """Write `report.html` into the comparison's folder; return its path."""
-    path = grid.out / "report.html"
+    path = grid.out / results.PAGE
     with locked(grid.out / results.LOCK, wait=True):
         files.write(path, _page(grid, results.rows(grid), results.verdicts(grid)))
     return path

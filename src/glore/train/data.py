@@ -19,6 +19,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from glore.data.broken import BrokenSampleError
+from glore.data.samples import Samples
 
 SPLITS = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
 
@@ -198,13 +199,14 @@ class Data(LightningDataModule):
         return [size * i // count for i in range(count)]
 
     def fingerprint(self, split: str) -> str:
-        """What tells a split from another one: its classes, and of what names of files and numbers its items are."""
+        """What tells a split from another one: its classes, and the names and numbers that its items go by."""
         dataset = self.split(split)
         if not hasattr(dataset, "classes"):
             raise ValueError(f"{type(dataset).__name__} must have the names of its classes, in order, as classes")
         names = [Path(named(dataset, item)).name for item in range(len(dataset))]
-        labels = [part for sample in getattr(dataset, "samples", ()) for part in sample[1:] if isinstance(part, int)]
-        told = json.dumps([list(map(str, dataset.classes)), names, labels])
+        samples = dataset.samples if isinstance(dataset, Samples) else []
+        labels = [part for sample in samples for part in sample[1:] if isinstance(part, int)]
+        told = json.dumps([list(map(str, dataset.classes)), names, *([labels] if labels else [])])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def item(self, split: str, index: int) -> tuple[torch.Tensor, Any]:

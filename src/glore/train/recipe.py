@@ -53,8 +53,9 @@ class Comparison:
     Args:
         baseline: the variant that the others are compared with. Of several, each is compared with the one that its name
             begins with, as `resnet101 glore` with `resnet101`, else with the first.
-        control: the variant with as many weights as a unit and no global reasoning, with which the others are compared
-            as well once it ran; of the variant `glore in res4`, the control is `plain+conv in res4` if there is one.
+        control: the variant with as many weights as a unit and no global reasoning, with which the others of its own
+            baseline are compared as well once it ran; of the variant `glore in res4`, the control is `plain+conv in
+            res4` if there is one.
         metric: the test score that the verdict is about; the task's own by default.
         margin: a difference whose whole interval is smaller than this, either way, is none.
         seeds: of the cells: initial weights, order and augmentation of the data.
@@ -80,7 +81,7 @@ class Comparison:
 
     def baseline_of(self, variant: str) -> str:
         """What a variant is compared with."""
-        own = [name for name in self.baselines if variant == name or variant.startswith(f"{name} ")]
+        own = [name for name in self.baselines if variant == name or variant.startswith((f"{name} ", f"{name}+"))]
         return max(own, key=len, default=self.baselines[0])
 
 

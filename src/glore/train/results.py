@@ -16,7 +16,8 @@ from glore.train.folder import locked, write_csv
 from glore.train.grid import Cell, Grid
 from glore.weights import files
 
-TABLE, LOCK = "results.csv", ".results.lock"  # the folder may be that of a run too, which has a lock of its own
+TABLE, VERDICT, PAGE = "results.csv", "verdict.txt", "report.html"
+LOCK = ".results.lock"  # the folder may be that of a run too, which has a lock of its own
 
 
 def rows(grid: Grid) -> list[dict[str, Any]]:
@@ -71,7 +72,8 @@ def about(grid: Grid, verdicts: Sequence[Verdict]) -> str:
 def write(grid: Grid) -> tuple[list[dict[str, Any]], str]:
     """Write `results.csv` and `verdict.txt` into the comparison's folder; return the rows, and what the latter says."""
     with locked(grid.out / LOCK, wait=True):  # other processes of a job array do the same
-        files.sweep(grid.out)
+        for name in (TABLE, VERDICT, PAGE):  # a run may be writing others
+            files.sweep(grid.out, name)
         table = rows(grid)
         write_csv(grid.out / TABLE, table)
         found = verdicts(grid)
@@ -79,7 +81,7 @@ def write(grid: Grid) -> tuple[list[dict[str, Any]], str]:
         if not found:
             baselines = " or ".join(grid.comparison.baselines)
             text = f"no verdict yet: a variant and its baseline, {baselines}, have not both run with one seed"
-        files.write(grid.out / "verdict.txt", text + "\n")
+        files.write(grid.out / VERDICT, text + "\n")
     return table, text
 
 

@@ -131,7 +131,8 @@ class Segment(Task):
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        if not fitting or self.trainer.limit_val_batches != 1.0:
+        limit = self.trainer.limit_val_batches  # 1.0 of the batches are all, and 1 is one
+        if not fitting or isinstance(limit, int) or limit < 1:
             return
         dataset = self.trainer.datamodule.split("val")  # type: ignore[attr-defined]
         classes, untaught = list(dataset.classes), getattr(dataset, "untaught", ())

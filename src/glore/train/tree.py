@@ -59,8 +59,8 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     Raises:
         RecipeError: there is no such recipe or variant, it is not YAML, or a flag has no value or would change nothing.
     """
-    pairs = _pairs(flags)
-    configs = [value for key, value in pairs if key == "config"]
+    given = pairs(flags)
+    configs = [value for key, value in given if key == "config"]
     if len(configs) != 1:
         raise RecipeError(f"--config is needed once: a path, or a shipped recipe ({', '.join(names())})")
     path = find(configs[0])
@@ -75,9 +75,9 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
         raise RecipeError(f"{path} is not a recipe: it must have the keys model, data and trainer")
     if variant is not None:
         tree = varied(tree, variant)
-    appended = tuple(key.removesuffix("+") for key, _ in pairs if key.endswith("+"))
+    appended = tuple(key.removesuffix("+") for key, _ in given if key.endswith("+"))
     for key, value in sorted(
-        pairs, key=lambda pair: pair[0].startswith(appended) * 99 or SHORT.get(pair[0], pair[0]).count(".")
+        given, key=lambda pair: pair[0].startswith(appended) * 99 or SHORT.get(pair[0], pair[0]).count(".")
     ):
         if key != "config":
             try:
@@ -88,7 +88,7 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     for name in _variants(tree):
         if not isinstance(name, str):
             raise RecipeError(f"compare.variants has the name {name!r}, which is no text: put it in quotes")
-    if any(key.replace("init_args.", "") == "model.net.unit" for key, _ in pairs):
+    if any(key.replace("init_args.", "") == "model.net.unit" for key, _ in given):
         _check_unit(tree)
     return tree
 
@@ -176,8 +176,9 @@ def _arguments(node: Tree, name: str) -> Tree:
     return node.setdefault("init_args", {})
 
 
-def _pairs(flags: Sequence[str]) -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
+def pairs(flags: Sequence[str]) -> list[tuple[str, str]]:
+    """Keys and values of flags as they stand on a command line."""
+    found: list[tuple[str, str]] = []
     rest = list(flags)
     while rest:
         flag = rest.pop(0)
@@ -188,8 +189,8 @@ def _pairs(flags: Sequence[str]) -> list[tuple[str, str]]:
             if not rest or rest[0].startswith("--"):
                 raise RecipeError(f"{flag} needs a value: {flag} VALUE")
             value = rest.pop(0)
-        pairs.append((name.lstrip("-"), value))
-    return pairs
+        found.append((name.lstrip("-"), value))
+    return found
 
 
 class _Loader(yaml.SafeLoader):

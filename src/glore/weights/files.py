@@ -243,9 +243,9 @@ def _pair(path: Path | str) -> tuple[Path, Path]:
     return path.with_name(f"{name}.safetensors"), path.with_name(f"{name}.json")
 
 
-def sweep(folder: Path) -> None:
-    """Remove drafts that killed processes left in a folder; nobody else may be writing there."""
-    for draft in folder.glob(f".*{DRAFT}"):
+def sweep(folder: Path, name: str = "*") -> None:
+    """Remove drafts that killed processes left in a folder, of any file or of one; nobody else may be writing it."""
+    for draft in folder.glob(f".{name}.*{DRAFT}"):
         draft.unlink(missing_ok=True)
 
 

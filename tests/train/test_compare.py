@@ -56,7 +56,7 @@ def test_a_step_that_cannot_be_timed_costs_no_result(tree, tmp_path, monkeypatch
     put(tree, "epochs", 1)
 
     def refuse(*arguments, **options):
-        raise ValueError("Expected more than 1 value per channel when training, got input size torch.Size([1, 8, 1, 1])")
+        raise ValueError("Expected more than 1 value per channel when training, got input size (1, 8, 1, 1)")
 
     monkeypatch.setattr(compare.measure, "medians_ms", refuse)
     grid = Grid.of(tree, tmp_path)

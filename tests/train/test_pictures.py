@@ -477,9 +477,9 @@ def test_unreadable_samples_of_all_processes_count_together(pictures, tmp_path, 
     monkeypatch.setattr(type(this.trainer), "world_size", 2)
     this.task._trainer, this.trainer.datamodule, this.data.trainer = this.trainer, this.data, this.trainer
     this.data.setup("fit")
-    with monkeypatch.context() as inner, pytest.raises(ValueError, match="2 of 48 samples of train cannot be read"):
-        inner.setattr(this.trainer, "save_checkpoint", lambda *arguments, **options: None)
-        this.keep.on_fit_start(this.trainer, this.task)
+    monkeypatch.setattr(this.trainer, "save_checkpoint", lambda *arguments, **options: None)
+    this.keep.on_fit_start(this.trainer, this.task)
+    with pytest.raises(ValueError, match="2 of 48 samples of train cannot be read"):
         this.keep.on_train_epoch_end(this.trainer, this.task)
 
 

@@ -33,6 +33,7 @@ def compare(options: argparse.Namespace, flags: list[str]) -> int:
 
 def _compared(config: str, flags: list[str], chosen: list[str] | None = None) -> dict[str, object]:
     from glore.train import recipe, tree
+    from glore.train.blame import RecipeError
 
     if any(flag.partition("=")[0] == "--seed_everything" for flag in flags):
         raise ValueError("--seed_everything: a comparison has a seed for each cell; give --seed N, or compare.seeds")
@@ -42,7 +43,7 @@ def _compared(config: str, flags: list[str], chosen: list[str] | None = None) ->
     pairs = tree.pairs(flags)
     for key, _ in pairs:
         without = ["--config", config, *(f"--{other}={value}" for other, value in pairs if other != key)]
-        with suppress(recipe.RecipeError):  # one flag may need another
+        with suppress(RecipeError):  # one flag may need another
             before = tree.read(without)
             if names and read != before and all(tree.varied(read, n) == tree.varied(before, n) for n in names):
                 raise ValueError(

@@ -311,6 +311,13 @@ def test_what_a_loading_process_lacks_is_told_with_its_cure(capsys, monkeypatch)
     assert capsys.readouterr().err == "glore: No module named 'av': pip install 'glore[video]'\n"
 
 
+def test_a_training_of_no_epochs_is_refused(capsys, tmp_path):
+    code, _, err = glore(capsys, "fit", "--config", "digits", "--epochs", "0", "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert "trainer.max_epochs=0 must be at least 1: give --epochs N" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_flag_that_every_variant_puts_in_is_refused(capsys):
     code, _, err = glore(capsys, "compare", "--config", "cifar10", "--model.net.unit", "glore.units.NonLocal2d")
     assert code == 2

@@ -78,8 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:
         if _interrupted(error):
             trains = arguments[0] in ("demo", "compare", "fit")
-            cure = "the same command goes on from the last completed epoch" if trains else "start it again"
-            print(f"interrupted; {cure}", file=sys.stderr)
+            going_on = "the same command goes on from the last completed epoch, if there is one"
+            print(f"interrupted; {going_on if trains else 'start it again'}", file=sys.stderr)
             return 130
         if not isinstance(error, FAULTS) and type(error).__name__ != "OutOfMemoryError":  # of torch, which is not here
             raise

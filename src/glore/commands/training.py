@@ -89,7 +89,7 @@ def _running(parser: argparse.ArgumentParser) -> None:
 def fit(options: argparse.Namespace, flags: list[str]) -> int:
     """Train, or go on where it stopped."""
     from glore.train import recipe, run, tree
-    from glore.train.folder import RESUME
+    from glore.train.folder import BROKEN, RESUME
     from glore.train.progress import Progress
 
     out = options.out or default_out(options.config)
@@ -103,6 +103,8 @@ def fit(options: argparse.Namespace, flags: list[str]) -> int:
             print(f"{out} is trained to its end already; a longer training is another run: choose another --out")
         names = ("last.safetensors", "best.safetensors", "curves.csv")
         print(*(str(path) for name in names if (path := out / name).is_file()), sep="\n")
+        if (out / BROKEN).is_file():
+            print(f"{out / BROKEN}: samples that could not be read")
         print(f"next: glore test --out {out}")
     return 0
 

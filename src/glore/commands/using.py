@@ -98,8 +98,10 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
         print()
     earlier = ", in place of earlier ones: another --to DIR keeps both" if replaced else ""
-    print(f"{len(rows)} predictions in {folder}{earlier}")
-    return 1 if any("error" in row for row in rows) else 0
+    faults = sum("error" in row for row in rows)
+    unread = f"; could not be read: {faults}" if faults else ""
+    print(f"{len(rows) - faults} predictions in {folder}{earlier}{unread}")
+    return 1 if faults else 0
 
 
 def _mapping(parser: argparse.ArgumentParser) -> None:

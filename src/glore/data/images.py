@@ -246,7 +246,7 @@ class Cifar(Dataset[tuple[Tensor, int]]):
         try:
             self.pictures = kind(root, train=split != "test", download=download)
         except RuntimeError as error:
-            raise FileNotFoundError(f"root={root!r}: {error}") from error
+            raise FileNotFoundError(f"root={root!r}: {error} (--data.dataset.download true)") from error
         self.classes = self.pictures.classes
         count = len(self.pictures)
         cut = count - count // 10

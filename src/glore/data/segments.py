@@ -114,7 +114,8 @@ class Segments(Samples):
         if (labels < 0).any():
             raise ValueError(
                 f"{mask} has a pixel of value {values[labels < 0][0]}, which is no class: the values are "
-                f"{', '.join(map(str, self.values))}"
+                f"{', '.join(map(str, self.values))} (in a folder of your own, each class needs a line in classes.txt, "
+                "and what counts for nothing --data.dataset.ignored)"
             )
         return labels
 

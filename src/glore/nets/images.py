@@ -94,7 +94,7 @@ def backbone(
             raise
         raise ValueError(
             f"name={name!r}, pretrained=True: its weights could not be downloaded ({error}); give the path of a file, "
-            "or False to start from nothing"
+            "or False to start from nothing (in a recipe, --model.net.pretrained FILE, or false and --model.old_rate 1)"
         ) from None
     if model.num_classes != wanted:
         model.reset_classifier(wanted)

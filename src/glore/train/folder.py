@@ -32,7 +32,7 @@ from glore import measure
 from glore.train.data import fault, named
 from glore.weights import files
 
-RESUME, CLASSES, COLOURS = "resume.ckpt", "classes.txt", "colours.txt"
+RESUME, CLASSES, COLOURS, BROKEN = "resume.ckpt", "classes.txt", "colours.txt", "broken.csv"
 
 
 class WholeFiles(CheckpointIO):
@@ -182,7 +182,7 @@ class Keep(Checkpoint):
                     name, why = named(data.split(split), item), self.faults[split, item]
                     rows.append({"split": split, "item": item, "name": name, "error": why})
             if rows:
-                write_csv(self.folder / "broken.csv", rows)
+                write_csv(self.folder / BROKEN, rows)
         self.stopped = trainer.should_stop
         # last of all: what is written before it is written again when a killed run goes on from the epoch before
         trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})

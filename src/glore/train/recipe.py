@@ -104,6 +104,8 @@ class Recipe(LightningCLI):
         for key, cure in REFUSED.items():
             if key in given:
                 raise RecipeError(f"{key} cannot be set: {cure}")
+        if isinstance(epochs := given.get("trainer.max_epochs"), int) and epochs < 1 and epochs != -1:
+            raise RecipeError(f"trainer.max_epochs={epochs} must be at least 1: give --epochs N")
         if given.get("trainer.overfit_batches"):
             raise RecipeError("trainer.overfit_batches cannot be set: give --trainer.limit_train_batches N")
         super().__init__(

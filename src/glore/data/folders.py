@@ -44,6 +44,11 @@ def labelled(
     classes = [name for name in _subfolders(training) if own["train"] or training / name not in there.values()]
     if strange := [name for name in classes if not name.isprintable()]:  # nor does a run's list of them keep it
         raise ValueError(f"{training} has a class {strange[0]!r}, whose name cannot be shown: rename it")
+    for name in classes if own["train"] is None else ():
+        inside = {inner.lower() for inner in _subfolders(base / name)}
+        trains, tests = (bool(inside & {*FOLDERS[split]}) for split in ("train", "test"))
+        if trains and (tests or len(classes) == 1):
+            raise ValueError(f"root={root!r} has no split of its own, and {base / name} has: give that")
     source = own[split]
     if not classes and source is not None and split != "train":  # to test alone, no training pictures are needed
         classes = _subfolders(source)
@@ -51,11 +56,6 @@ def labelled(
         raise FileNotFoundError(
             f"root={root!r}: {training} has no folders of {what}, one a class (none of them train, val or test)"
         )
-    for name in classes if own["train"] is None else ():
-        inside = {inner.lower() for inner in _subfolders(base / name)}
-        trains, tests = (bool(inside & {*FOLDERS[split]}) for split in ("train", "test"))
-        if trains and (tests or len(classes) == 1):
-            raise ValueError(f"root={root!r} has no split of its own, and {base / name} has: give that")
     folder = training if source is None else source
     if folder != training and (unknown := set(_subfolders(folder)) - set(classes)):
         raise ValueError(f"{folder} has a class {min(unknown)!r}, which {training} has not")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 from glore.commands.options import Command, Once, default_out, recipe_option
@@ -41,15 +41,16 @@ def _compared(config: str, flags: list[str], chosen: list[str] | None = None) ->
     variants = recipe.Recipe(read).comparison.variants
     names = [name for name in chosen or variants if name in variants]
     pairs = tree.pairs(flags)
-    for key, _ in pairs:
-        without = ["--config", config, *(f"--{other}={value}" for other, value in pairs if other != key)]
-        with suppress(RecipeError):  # one flag may need another
-            before = tree.read(without)
-            if names and read != before and all(tree.varied(read, n) == tree.varied(before, n) for n in names):
-                raise ValueError(
-                    f"--{key}: each of the variants puts in another value, so it would change nothing: change the "
-                    "recipe's compare.variants, or train one network with glore fit"
-                )
+    for key, _ in pairs if names else ():
+        try:
+            without = tree.read(["--config", config, *(f"--{k}={value}" for k, value in pairs if k != key)])
+        except RecipeError:  # one flag may need another
+            continue
+        if read != without and all(tree.varied(read, name) == tree.varied(without, name) for name in names):
+            raise ValueError(
+                f"--{key}: each of the variants puts in another value, so it would change nothing: change the recipe's "
+                "compare.variants, or train one network with glore fit"
+            )
     return read
 
 

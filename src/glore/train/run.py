@@ -199,7 +199,10 @@ class Run:
                 are several processes, of which each would write its own rows in place of the others'.
         """
         if self.trainer.world_size > 1:
-            raise ValueError(f"predictions are written by one process, and here are {self.trainer.world_size}")
+            raise ValueError(
+                f"predictions are written by one process, and here are {self.trainer.world_size}: give "
+                "--trainer.devices 1, and no torchrun"
+            )
         self._check_trained(weights)
         self.load(weights)
         if paths:

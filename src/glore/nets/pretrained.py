@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from glore.insert import units_of
 
 
-def load_pretrained(model: nn.Module, path: Path | str) -> bool:
+def load_pretrained(model: nn.Module, path: Path | str) -> None:
     """Load weights from a file, safetensors or torch's own; units that it has no weights for stay as they are.
 
     So does an auxiliary head of a segmentation network; one that the file alone has is left out. Prefixes and wrappers
     of training scripts (`state_dict`, `module.`) are taken off. Of a classifier with other classes the weights are left
     out, and none are needed. A file of torch's own in which no key is known, but whose tensors have the network's
-    shapes one by one in order, is taken in that order; the classifier's may have others there too.
-
-    Returns:
-        Whether the classifier's weights were taken too; `model.fresh_classifier` tells the contrary later on.
+    shapes one by one in order, is taken in that order; the classifier's may have others there too. Whether the
+    classifier's were left out is `model.fresh_classifier`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -46,9 +44,7 @@ def load_pretrained(model: nn.Module, path: Path | str) -> bool:
     if faults := misfits(own, kept, optional | other_head):
         raise ValueError(f"pretrained={str(path)!r} does not fit {type(model).__name__}: {faults}")
     model.load_state_dict(kept, strict=False)
-    fresh = bool(other_head) or headless
-    vars(model)["fresh_classifier"] = fresh
-    return not fresh
+    vars(model)["fresh_classifier"] = bool(other_head) or headless
 
 
 def misfits(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], optional: Collection[str] = ()) -> str:

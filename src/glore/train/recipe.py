@@ -14,6 +14,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
+from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -96,6 +97,7 @@ class Recipe(LightningCLI):
     """
 
     made: ClassVar[LightningArgumentParser | None] = None
+    parsed: ClassVar[dict[str, Namespace]] = {}
 
     def __init__(self, tree: Tree) -> None:
         given = flat(tree)
@@ -135,10 +137,13 @@ class Recipe(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self._name_preset(args)
-        try:
-            self.config = parser.parse_object(args)
-        except ArgumentError as error:
-            raise RecipeError(blame(str(error), args)) from error
+        given = repr(args)  # a comparison asks for its recipes more than once, and parsing takes a quarter of a second
+        if given not in Recipe.parsed:
+            try:
+                Recipe.parsed[given] = parser.parse_object(args)
+            except ArgumentError as error:
+                raise RecipeError(blame(str(error), args)) from error
+        self.config = copy.deepcopy(Recipe.parsed[given])
         variants = (args.get("compare") or {}).get("variants")
         if isinstance(variants, dict):  # as they stand: class paths in them would be filled with defaults of any class
             self.config.compare.variants = copy.deepcopy(variants)

@@ -1,7 +1,10 @@
 """Data sets and networks that tests name by class path."""
 
+import os
+
 import numpy as np
 import torch
+from pytorch_lightning import Callback
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -33,6 +36,17 @@ class Own(ImageFolder):
 
     def __init__(self, split: str, root: str):
         super().__init__(split, root, Small(32))
+
+
+class Signal(Callback):
+    """Sends this process a signal in its second epoch."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def on_train_batch_start(self, trainer, task, batch, index):
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), self.number)
 
 
 class Noise(Dataset):

@@ -66,7 +66,7 @@ def onnxruntime():
 @pytest.mark.parametrize(
     "family",
     [
-        name if name in ("timm", "segmenter", "clips", "units 2d") else pytest.param(name, marks=pytest.mark.slow)
+        name if name in ("timm", "segmenter", "units 2d") else pytest.param(name, marks=pytest.mark.slow)
         for name in FAMILIES
     ],
 )

@@ -361,8 +361,21 @@ def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
     assert np.array(Image.open(tmp_path / "000000.png")).tolist() == [list(range(19))]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_an_interrupted_training_says_how_to_go_on(recipe_path, tmp_path, number):
+GOES_ON = "interrupted; the same command goes on from the last completed epoch"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_an_interrupted_training_says_how_to_go_on(tree, recipe_path, tmp_path, capsys, number):
+    put(tree, "trainer.callbacks", [{"class_path": "made.Signal", "init_args": {"number": int(number)}}])
+    recipe_path.write_text(json.dumps(tree))  # which YAML is
+    assert main(["fit", "--config", str(recipe_path), "--out", str(tmp_path / "run")]) == 130
+    assert GOES_ON in capsys.readouterr().err
+    assert len((tmp_path / "run/curves.csv").read_text().splitlines()) == 2  # the head, and the epoch before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_training_whose_group_is_interrupted_says_how_to_go_on(recipe_path, tmp_path, number):
     """Its workers get the signal too: Ctrl-C and schedulers send it to all."""
     flags = ("--config", recipe_path, "--out", tmp_path, "--epochs", "5000", "--data.workers", "1")
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs are made to ignore
@@ -378,7 +391,7 @@ def test_an_interrupted_training_says_how_to_go_on(recipe_path, tmp_path, number
             process.kill()
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert "the same command goes on from the last completed epoch" in said
+    assert GOES_ON in said
 
 
 def command(*arguments):

@@ -8,6 +8,7 @@ EXTRAS ?= timm,show,video,export
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 ENV := $(VENV)/.made
+TRACED := tests/contracts/test_units_traced.py # through the checker around an autograd.Function, dynamo cannot see
 
 .PHONY: help demo env test check bench-units bench-networks bench-segmentation bench-decoding bench-clips bench-export clean
 .DEFAULT_GOAL := help
@@ -28,8 +29,8 @@ env: $(ENV)  ## Make the environment with everything for development
 
 test: export OMP_NUM_THREADS = 1
 test: $(ENV)  ## Run all tests but the slow ones, several at a time
-	$(PYTEST) -m "not slow and not unchecked" --jaxtyping-packages=glore,checker.checked
-	$(PYTEST) -m "not slow and unchecked"
+	$(PYTEST) -m "not slow" --jaxtyping-packages=glore,checker.checked --ignore=$(TRACED)
+	$(PYTEST) -m "not slow" $(TRACED)
 
 check: $(ENV)  ## Run linters, type checker and import contracts
 	$(BIN)/ruff check .

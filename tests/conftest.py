@@ -1,6 +1,7 @@
 from functools import partial
 
 import hypothesis
+import jaxtyping
 import pytest
 import torch
 
@@ -16,6 +17,13 @@ def untimed():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "medians_ms", partial(measure.medians_ms, rounds=1))
         yield
+
+
+@pytest.fixture(autouse=True)
+def unchecked(request, monkeypatch):
+    """Leave the checker of types and shapes, where there is one, out of what a test runs that is marked so."""
+    if request.node.get_closest_marker("unchecked"):
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture(autouse=True)

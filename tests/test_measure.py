@@ -68,6 +68,7 @@ def test_memory_is_that_of_running_not_of_making():
     assert 16 <= row["forward_mib"] < 200
 
 
+@pytest.mark.slow
 @pytest.mark.unchecked
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
 def test_memory_of_a_fresh_unit_is_not_less_than_nothing():

@@ -398,6 +398,7 @@ def command(*arguments):
     return [sys.executable, "-m", "glore.cli", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_bit_for_bit(recipe_path, tmp_path, capsys, monkeypatch):
     """Killed in its second cell, after an epoch; the cells before are kept, and all ends as if nothing had happened."""
     variants = ("--variant", "plain", "--variant", "glore", "--seed", "0", "--epochs", "6")

@@ -256,7 +256,7 @@ def test_a_folder_is_pushed(folder, monkeypatch):
     assert uploaded["delete_patterns"] == uploaded["allow_patterns"]
     with pytest.raises(OSError, match="it is there already, and everybody sees it"):
         hub.push_to_hub(folder, "user/public", private=True)
-    assert set(uploaded["allow_patterns"]) == {path.name for path in folder.iterdir()} | {"recipe.yaml"}
+    assert set(uploaded["allow_patterns"]) == {path.name for path in folder.iterdir()} | {"recipe.yaml", "colours.txt"}
     with pytest.raises(
         OSError, match=r"name='other/net' cannot be pushed to the hub \(Token is required\): log in with"
     ):

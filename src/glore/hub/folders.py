@@ -16,15 +16,16 @@ from glore.hub.card import Training, card
 from glore.nets.pretrained import misfits
 from glore.weights import files
 
-WEIGHTS, CONSTRUCTOR, CLASSES, RECIPE, CARD = (
+WEIGHTS, CONSTRUCTOR, CLASSES, COLOURS, RECIPE, CARD = (
     "model.safetensors",
     "model.json",
     "classes.txt",
+    "colours.txt",
     "recipe.yaml",
     "README.md",
 )
 READ = (WEIGHTS, CONSTRUCTOR, CLASSES)  # by from_pretrained
-PUBLISHED = (*READ, RECIPE, CARD)
+PUBLISHED = (*READ, COLOURS, RECIPE, CARD)
 
 
 def save_pretrained(
@@ -34,6 +35,7 @@ def save_pretrained(
     *,
     example: Tensor | None = None,
     classes: Sequence[str] = (),
+    colours: Sequence[Sequence[int]] = (),
     training: Training | None = None,
     license: str | None = None,  # noqa: A002, as the hub calls it
     name: str | None = None,
@@ -47,6 +49,7 @@ def save_pretrained(
             not ours can be loaded with `trust=True` alone, and the card says so.
         example: an input. May be left out where the network declares its input size, as timm's do.
         classes: their names, in order.
+        colours: of their masks, red, green and blue, 0 … 255.
         training: what the card tells of a training.
         license: its identifier on the hub, such as `"mit"`.
         name: on the hub, `user/name`, for the card; the folder's by default.
@@ -78,6 +81,7 @@ def save_pretrained(
     )
     files.save(folder / WEIGHTS, net.state_dict(), constructor)
     _write(folder / CLASSES, "".join(f"{name}\n" for name in classes))
+    _write(folder / COLOURS, "".join(f"{' '.join(map(str, colour))}\n" for colour in colours))
     _write(folder / RECIPE, training.recipe if training else "")
     _write(folder / CARD, text)
     return folder

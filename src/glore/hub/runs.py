@@ -73,6 +73,7 @@ def save_run(
         run.recipe.constructor,
         example=torch.zeros(1, *run.input_size()),
         classes=about.get("classes", ()),
+        colours=about.get("colours", ()),
         training=_training(run, weights, {split: told for split, told in scores.items() if told}, dataset, about),
         license=license,
         name=name,

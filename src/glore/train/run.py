@@ -239,14 +239,13 @@ class Run:
             arguments["preset"] = preset
         known = getattr(own, "names", None)  # without the data
         classes = self._lines_beside(CLASSES, weights) or (known() if known else list(self.data.split("train").classes))
-        palette = [tuple(map(int, line.split())) for line in self._lines_beside(COLOURS, weights)]
         if not hasattr(own, "for_paths") and not preset:
             raise ValueError(
                 f"{own.__name__} does not tell how a file becomes a sample, so none can be given: leave out the paths, "
                 "or give it a for_paths as glore.data.images.Pictures has, or an argument preset"
             )
         made = getattr(own, "for_paths", Pictures.for_paths)
-        self.data.splits["test"] = made(paths, classes, arguments, palette)
+        self.data.splits["test"] = made(paths, classes, arguments, self._palette(weights))
 
     def input_size(self, sides: Sequence[int] | None = None) -> tuple[int, ...]:
         """Size of an input of the network without its batch, `(c, *space)`.
@@ -271,10 +270,10 @@ class Run:
         return (channels, *sides)
 
     def about(self, weights: str | Path = "last") -> dict[str, list[Any]]:
-        """What has to be known to use the network elsewhere: `classes`, and `mean` and `std` of its input."""
+        """What to know to use the network elsewhere: `classes`, their `colours`, and `mean` and `std` of its input."""
         preset = self._preset()
         known = {name: getattr(preset, name, None) for name in ("mean", "std")}
-        known = {"classes": self._lines_beside(CLASSES, weights), **known}
+        known = {"classes": self._lines_beside(CLASSES, weights), "colours": self._palette(weights), **known}
         return {name: list(values) for name, values in known.items() if values}
 
     def _dataset_arguments(self) -> dict[str, Any]:
@@ -283,6 +282,9 @@ class Run:
     def _preset(self) -> Any:
         given = self._dataset_arguments().get("preset")
         return given and files.construct(given, trust=True)
+
+    def _palette(self, weights: str | Path) -> list[tuple[int, ...]]:
+        return [tuple(map(int, line.split())) for line in self._lines_beside(COLOURS, weights)]
 
     def _lines_beside(self, name: str, weights: str | Path) -> list[str]:
         """The lines of a file that the training of some weights left beside them; none if it did not."""

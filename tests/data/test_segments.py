@@ -11,8 +11,9 @@ pytest.importorskip("torchvision")
 from PIL import Image
 
 from glore.data.broken import BrokenSampleError
+from glore.data.masks import read_classes, read_mask
 from glore.data.scenes import Scenes
-from glore.data.segments import CamVid, SegmentFolder, Segments, read_classes, read_mask
+from glore.data.segments import CamVid, SegmentFolder, Segments
 
 CLASSES = "road\ntraffic light\ncar\n"
 
@@ -72,8 +73,12 @@ def test_colours_of_all_classes_are_a_palette(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "names 0 classes"),
-        ("road\nroad\n", "names 2 classes, but must have 1 to 255 of different names"),
+        ("", "has no class"),
+        ("road\nsky\nroad\n", "has two lines for 'road'"),
+        ("64 128 64\tAnimal\n", "line 1: '64 128 64.*Animal' is not a name, or a name and three numbers"),
+        ("road (128, 64, 128)\n", r"line 1: 'road \(128, 64, 128\)' is not a name"),
+        ("road,128,64,128,\n", "line 1: 'road,128,64,128,' is not a name"),
+        ("road 128 64 128 # grey\n", "line 1: 'road 128 64 128 # grey' is not a name"),
         ("# town\nroad 1 2 300\n", r"line 2: 'road 1 2 300' is not a name, or a name and three numbers of 0 … 255"),
         ("road 128 64 128 255\n", "line 1: 'road 128 64 128 255' is not a name, or a name and three numbers"),
         ("road 128 64\n", "line 1: 'road 128 64' is not a name, or .*: quote a name that ends in a number"),
@@ -89,9 +94,21 @@ def test_a_class_file_that_cannot_be_meant_is_named(tmp_path, text, message):
         read_classes(path)
 
 
-def test_a_quoted_class_name_may_end_in_a_number(tmp_path):
-    (tmp_path / "classes.txt").write_text('"zone 2" 1 2 3\n"zone 3" 4 5 6\n')
-    assert read_classes(tmp_path / "classes.txt") == (["zone 2", "zone 3"], [(1, 2, 3), (4, 5, 6)])
+def test_a_quoted_class_name_may_have_numbers(tmp_path):
+    (tmp_path / "classes.txt").write_text('"zone 2" 1 2 3\n"3 4 5 go" 4 5 6\n')
+    assert read_classes(tmp_path / "classes.txt") == (["zone 2", "3 4 5 go"], [(1, 2, 3), (4, 5, 6)])
+
+
+def test_more_classes_than_a_mask_may_have_are_refused():
+    with pytest.raises(ValueError, match="256 classes are given, but masks may have 255"):
+        Segments([], [str(k) for k in range(256)])
+
+
+def test_folders_of_splits_may_be_in_capitals(tmp_path):
+    for split in ("Train", "VAL"):
+        write(tmp_path / split / "0001.jpg", np.zeros((36, 48, 3), np.uint8))
+        write(tmp_path / f"{split}annot" / "0001.png", np.zeros((36, 48), np.uint8))
+    assert [len(CamVid(split, str(tmp_path))) for split in ("train", "val", "test")] == [1, 1, 1]
 
 
 def test_camvid(tmp_path):
@@ -213,9 +230,10 @@ def test_what_is_wrong_with_a_mask_is_named(root):
     write(mask, np.full((24, 30), 3, np.uint8))
     with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value 3, which is no class: .* 0, 1, 2, 255"):
         data[0]
-    Image.fromarray(np.full((24, 30), -1, np.int32)).save(mask, "TIFF")
-    with pytest.raises(ValueError, match=r"town/0\.png has a pixel of value -1: classes begin at 0, and 255"):
-        data[0]
+    for value in (-1, 70000):
+        Image.fromarray(np.full((24, 30), value, np.int32)).save(mask, "TIFF")
+        with pytest.raises(ValueError, match=rf"town/0\.png has a pixel of value {value}: classes begin at 0, all"):
+            data[0]
     mask.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BrokenSampleError, match=r"town/0\.png cannot be read as a mask"):
         data[0]

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from glore.data.labels import IGNORED, INSTANCE, MOST
+from glore.data.masks import Colour, read_mask
 from glore.data.scenes import Scenes
-from glore.data.segments import Colour, Segments, check_masks, folder_of, read_mask
+from glore.data.segments import Segments, check_masks, folder_of
 
 ALL = 34  # labels, those that count for nothing included
 

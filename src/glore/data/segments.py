@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,18 +11,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from glore.data.broken import BrokenSampleError
-from glore.data.folders import FOLDERS, checked, files_in, listed, read_text
+from glore.data.folders import FOLDERS, checked, files_in, listed
 from glore.data.labels import IGNORED
+from glore.data.masks import VALUES, Colour, read_classes, read_mask, values_of
 from glore.data.pictures import SUFFIXES, read_upright
 from glore.data.samples import Samples
 from glore.data.scenes import Scenes
-
-Colour = Sequence[int]  # red, green and blue, 0 … 255
-
-VALUES = 2**16  # that a mask may have
-FEW = {"L;2": 255 // 3, "L;4": 255 // 15}  # greyscale of few bits → by what Pillow multiplies it
-LINE = re.compile(r'(?:"([^"]+)"|(.+?))((?:[\s,;]+\d+)*)')  # of a class file: a name, quoted or plain, and numbers
 
 
 class Segments(Samples):
@@ -49,8 +42,8 @@ class Segments(Samples):
 
     Raises:
         BrokenSampleError: a file cannot be read; raised when its item is asked for.
-        ValueError: a mask has colours instead of classes, another size than its picture, or a value that is no class,
-            or which way up it is cannot be told; likewise.
+        ValueError: there are more than 255 classes. When its item is asked for: a mask has colours instead of classes,
+            another size than its picture, or a value that is no class, or which way up it is cannot be told.
     """
 
     default_preset: ClassVar[type[Scenes]] = Scenes
@@ -68,6 +61,8 @@ class Segments(Samples):
         ids: Sequence[int] | None = None,
     ) -> None:
         super().__init__(samples, classes)
+        if len(classes) > IGNORED:
+            raise ValueError(f"{len(classes)} classes are given, but masks may have {IGNORED}")
         self.palette, self.ids = palette or self.PALETTE, ids or self.IDS
         self.transform = (preset or self.default_preset())(training)
         table = values_of(len(classes)) if table is None else table
@@ -209,71 +204,13 @@ class CamVid(Segments):
         super().__init__(samples, list(self.CLASSES), preset, split == "train", values_of(count, [count]))
 
 
-def values_of(classes: int, ignored: Sequence[int] | None = ()) -> dict[int, int]:
-    """Value in a mask → class: each class for itself, but for values that count for nothing, as 255 does."""
-    return {**{k: k for k in range(classes)}, **dict.fromkeys((*(ignored or ()), IGNORED), IGNORED)}
-
-
-def read_mask(path: Path) -> np.ndarray:
-    """The values of a mask, (h, w).
-
-    Raises:
-        BrokenSampleError: the file cannot be read.
-        ValueError: it has several channels, or a value below 0.
-    """
-    try:
-        with Image.open(path) as image:
-            factor = FEW.get(str(image.tile[0][3]), 1) if image.format == "PNG" else 1
-            mode, values = image.mode, np.asarray(image) // factor
-    except Exception as error:  # Pillow raises many kinds for broken files
-        raise BrokenSampleError(f"{path} cannot be read as a mask ({error or type(error).__name__})") from error
-    if values.ndim != 2 or values.dtype.kind not in "bui":
-        raise ValueError(
-            f"{path} is a picture of mode {mode}, but a mask has one whole number a pixel: save its classes as a "
-            "greyscale or palette PNG"
-        )
-    if values.dtype.kind == "i" and (least := values.min(initial=0)) < 0:
-        raise ValueError(f"{path} has a pixel of value {least}: classes begin at 0, and 255 counts for nothing")
-    return values.clip(0, VALUES - 1).astype(np.int32)
-
-
-def read_classes(path: Path) -> tuple[list[str], list[Colour] | None]:
-    """The names in a class file, and their colours if they have any; see `SegmentFolder`."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: a text file with a class a line, the first of value 0 in the masks"
-        )
-    names: list[str] = []
-    colours: list[Colour] = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        quoted, plain, end = LINE.fullmatch(line).groups()  # type: ignore[union-attr]  # which any line matches
-        colour = tuple(map(int, re.findall(r"\d+", end)))
-        if len(colour) not in (0, 3) or max(colour, default=0) > 255:
-            raise ValueError(
-                f"{path}, line {number}: {line!r} is not a name, or a name and three numbers of 0 … 255: quote a name "
-                "that ends in a number"
-            )
-        names.append(quoted or plain)
-        colours += [colour] if colour else []
-        if len(colours) not in (0, len(names)):
-            raise ValueError(f"{path}, line {number}: give all classes a colour, or none")
-    if not 0 < len(names) <= IGNORED or len(set(names)) < len(names):
-        raise ValueError(
-            f"{path} names {len(names)} classes, but must have 1 to {IGNORED} of different names, a line each"
-        )
-    return names, colours or None
-
-
 def folder_of(split: str, root: str, pattern: str) -> tuple[Path, str]:
     """The folder of a split's pictures, and the split that it is of: `val` for a test split that has none."""
     base = checked(split, root)
-    for name in FOLDERS[split]:
-        folder = base / pattern.replace("{split}", name)
+    for taken in (spelt for name in FOLDERS[split] for spelt in (name, name.capitalize(), name.upper())):
+        folder = base / pattern.replace("{split}", taken)
         if folder.is_dir():
-            return folder, name
+            return folder, taken
     raise FileNotFoundError(f"root={root!r} has no folder {pattern.replace('{split}', split)} with pictures")
 
 
@@ -298,5 +235,7 @@ def check_masks(samples: Sequence[tuple[Path, Path]]) -> None:
         (path, mask), *others = missing
         names = ", ".join(other.name for other, _ in others[:20])
         raise FileNotFoundError(
-            f"{path} has no mask {mask}" + (f", nor have {len(others)} others: {names}" if others else "")
+            f"{path} has no mask {mask}"
+            + (f", nor have {len(others)} others: {names}" if others else "")
+            + " (glore predict FOLDER takes pictures without masks)"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -114,7 +114,7 @@ def segmenter(
         )
     told = [stage["reduction"] for stage in getattr(net, "feature_info", ()) if "reduction" in stage]
     stride = output_stride if dilated or not told else told[-1]
-    before, last = _prune(net, name, stride)
+    before, last = _channels(net, name, stride)
     side = FCN(before, classes, width=max(1, before // 4)) if auxiliary else None
     model: Any = Segmenter(net, head(last, classes), side, stride)
     if whole:
@@ -161,8 +161,8 @@ def _unshifted(maps: Sequence[Tensor], plain: nn.Module, example: Tensor) -> boo
         return all(map(torch.equal, maps, _maps(plain, example)))
 
 
-def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
-    """Take out the layers behind the last map, and tell the channels of the last two maps."""
+def _channels(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
+    """The channels of the last two maps; what lies behind them is taken out, and a network without them refused."""
     (picture,) = probe.inputs_for(net, None)
     example = _filled(picture[..., : PROBED - 40, :PROBED], output_stride)  # not square, as pictures are
     parameters = dict(net.named_parameters())
@@ -188,10 +188,14 @@ def _prune(net: nn.Module, name: str, output_stride: int) -> tuple[int, int]:
             f"name={name!r}: timm finds the maps of this network by counting its blocks, which units among them shift: "
             "put units into the head, or take another network"
         )
-    used = {path.rpartition(".")[0] for path, grad in zip(parameters, grads, strict=True) if grad is not None}
-    inserted = tuple(f"{path}." for path in units_of(net))
-    for path in {path.rpartition(".")[0] for path in parameters} - used:
-        if not f"{path}.".startswith(inserted):
-            net.set_submodule(path, nn.Identity())
+    _prune(net, {path.rpartition(".")[0] for path, grad in zip(parameters, grads, strict=True) if grad is not None})
     before, last = (m.shape[1] for m in maps)
     return before, last
+
+
+def _prune(net: nn.Module, used: Collection[str]) -> None:
+    """Take out the layers that are not used, but for those of units."""
+    inserted = tuple(f"{path}." for path in units_of(net))
+    for path in {path.rpartition(".")[0] for path, _ in net.named_parameters()}.difference(used):
+        if not f"{path}.".startswith(inserted):
+            net.set_submodule(path, nn.Identity())

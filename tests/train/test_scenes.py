@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -110,6 +111,12 @@ def test_colours_are_kept_with_the_run_and_pictures_as_they_are(root, tmp_path, 
     assert recipe != (out / "recipe.yaml").read_text()
     with Image.open(out / "predictions/new.png") as mask:
         assert mask.getpalette()[:9] == COLOURS.flatten().tolist()
+    net = tmp_path / "net"
+    assert main(["publish", "--out", str(out), "--to", str(net)]) == 0
+    published = ["--config", str(net / "recipe.yaml"), "--weights", str(net / "model.safetensors")]
+    assert main(["predict", str(picture), *published, "--to", str(tmp_path / "shared")]) == 0
+    with Image.open(tmp_path / "shared/new.png") as mask:
+        assert mask.getpalette()[:9] == COLOURS.flatten().tolist()
     before = picture.read_bytes()
     assert main(["predict", str(picture), "--out", str(out), "--to", str(tmp_path)]) == 2
     assert "new.png is there already, and a prediction would replace it" in capsys.readouterr().err
@@ -131,6 +138,10 @@ def test_a_scan_reads_again_what_changed_beside_a_picture(root, tmp_path, capsys
         write(mask, values)
         assert main(arguments) == 0
     assert mask.stat().st_size == before
+    (root / "classes.txt").write_text("b\ng\n")
+    capsys.readouterr()
+    assert main(arguments) == 1
+    assert "0.png has a pixel of value 2, which is no class" in capsys.readouterr().out
 
 
 def test_predictions_do_not_replace_masks_nor_need_them(root, tmp_path, capsys):
@@ -160,15 +171,27 @@ def test_a_test_split_that_cannot_be_read_is_told_before_a_training(root, tmp_pa
     assert not list(tmp_path.glob("grid/*/*/curves.csv"))
 
 
-@pytest.mark.parametrize("wrong", [-1, 3, 256])
+def test_masks_that_cannot_be_used_are_told_before_a_training(root, tmp_path, capsys):
+    for name in ("images", "masks"):
+        shutil.copytree(root / name / "val", root / name / "test")
+    write(root / "masks/test/0.png", np.zeros((40, 56, 3)))
+    with pytest.raises(ValueError, match=r"masks/test/0\.png is a picture of mode RGB"):
+        list(compare.run(Grid.of(read(flags(root)), tmp_path / "grid")))
+    assert not list(tmp_path.glob("grid/*/*/curves.csv"))
+    write(root / "masks/val/0.png", np.full((40, 56), 7))
+    assert main(["fit", *flags(root, "--trainer.check_val_every_n_epoch", "2"), "--out", str(tmp_path / "run")]) == 2
+    assert "masks/val/0.png has a pixel of value 7" in capsys.readouterr().err
+    assert not (tmp_path / "run/curves.csv").exists()
+
+
+@pytest.mark.parametrize("wrong", [-1, 3, 256, 300, 2**16 - 1])
 def test_labels_that_are_no_classes_are_named(wrong):
     task, target = Segment(torch.nn.Identity()), torch.zeros(1, 2, 2, dtype=torch.long)
     target[0, 0, 0] = wrong
     with pytest.raises(ValueError, match=f"a label is {wrong}, but must be in 0 … 2, or 255"):
         task.loss(torch.zeros(1, 3, 2, 2), target)
-    if wrong < 256:  # which is an instance, in evaluation
-        with pytest.raises(ValueError, match=f"a label is {wrong}, but"):
-            task.counts(torch.zeros(1, 3, 2, 2), target)
+    with pytest.raises(ValueError, match=f"a label is {wrong}, but"):
+        task.counts(torch.zeros(1, 3, 2, 2), target)
 
 
 class Steps(Callback):
@@ -224,7 +247,14 @@ def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys):
     (root / "classes.txt").write_text("background\nobject\n")
     assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert "the masks of val have pixels of background alone, by which no training can be judged: 255 counts" in said
+    assert "the masks of val have pixels of background alone, and those of train are no better, so nothing can" in said
+
+
+def test_validation_pictures_may_be_of_one_class_or_none(root, tmp_path):
+    """As those without a defect are; what is learnt is in the others."""
+    for value, mask in zip((0, 0, 0, 255), sorted(root.glob("masks/val/*.png")), strict=True):
+        write(mask, np.full((40, 56), value))
+    assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
 
 
 def test_a_unit_for_a_backbone_without_places_is_refused(root, tmp_path, capsys):

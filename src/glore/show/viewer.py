@@ -59,13 +59,8 @@ def looks(this: Run, count: int, units: Sequence[str]) -> tuple[list[Look], list
     Raises:
         ValueError: the network has no GloRe unit, or none of such a path, or takes neither pictures nor clips.
     """
-    dataset = this.data.split("test")
-    if hasattr(dataset, "unlabelled"):  # masks are not looked at
-        this.data.splits["test"] = dataset.unlabelled()
-    try:
+    with this.data.unlabelled():
         return _looks(this, count, units)
-    finally:
-        this.data.splits["test"] = dataset
 
 
 def _looks(this: Run, count: int, units: Sequence[str]) -> tuple[list[Look], list[str]]:

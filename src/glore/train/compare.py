@@ -77,6 +77,7 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     alike = _source(cell.recipe) == _source(baseline.recipe)
     data = {split: this.data.fingerprint(split) for split in ("train", "test")}  # told before, if it cannot be read
     _check_data(grid, cell, data)
+    this.try_one("test")
     this.fit(start=rival.net.state_dict() if alike else None)  # the same for all, wherever their networks agree
     step_time = 0.0 if cell == baseline else math.nan
     if cell != baseline and this.trainer.is_global_zero and _batches(cell.recipe) == _batches(baseline.recipe):

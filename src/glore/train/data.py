@@ -7,7 +7,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -191,6 +191,16 @@ class Data(LightningDataModule):
                 raise ValueError(f"{name} has no samples: look at what data.dataset finds for it in --data.root")
             self.splits[name] = dataset
         return self.splits[name]
+
+    @contextmanager
+    def unlabelled(self) -> Iterator[None]:
+        """Test on inputs alone, where the dataset tells them apart: a mask that cannot be read is no fault then."""
+        dataset = self.split("test")
+        self.splits["test"] = dataset.unlabelled() if hasattr(dataset, "unlabelled") else dataset
+        try:
+            yield
+        finally:
+            self.splits["test"] = dataset
 
     def chosen(self, split: str, count: int) -> list[int]:
         """The indices of so many items from all over a split, or of all, if there are fewer."""

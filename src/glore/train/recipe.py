@@ -213,7 +213,8 @@ class Recipe(LightningCLI):
             count = _count(json.dumps(self.resolved["data"]["dataset"]))
             if count < 2:
                 raise RecipeError(
-                    "the data have one class, of which nothing can be learnt: --data.root may lead to a folder too high"
+                    "the data have one class, of which nothing can be learnt: --data.root may lead to a folder too "
+                    "high, or the classes of masks lack a line for the background"
                 )
             self.take_classes(count)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from glore import measure
+from glore.data.broken import BrokenSampleError
 from glore.train.agree import differences
 from glore.train.blame import RecipeError
 from glore.train.data import Data
@@ -102,8 +103,9 @@ class Run:
         Raises:
             FloatingPointError: the loss is not finite.
             OSError: the folder cannot be written or the disk is full; the files of the last epoch are whole.
-            ValueError: `resume.ckpt` is damaged.
+            ValueError: `resume.ckpt` is damaged, or the first validation sample cannot be used.
         """
+        self.try_one("val")
         own = self.task.net.state_dict()
         shared = {k: v for k, v in (start or {}).items() if k in own and own[k].shape == v.shape}
         self.task.net.load_state_dict(own | shared)
@@ -113,6 +115,11 @@ class Run:
         with quiet(), refusals():
             self.trainer.fit(self.task, datamodule=self.data, ckpt_path=str(resume) if resume.is_file() else None)
         return self.keep.trained
+
+    def try_one(self, split: str) -> None:
+        """Read a sample: what is wrong with all of a split is told before a training rather than after it."""
+        with suppress(BrokenSampleError):  # of which there may be some
+            self.data.item(split, 0)
 
     @property
     def keep(self) -> Keep:
@@ -212,13 +219,8 @@ class Run:
         dataset = self.data.split("test")
         writer = Write(folder, dataset, list(dataset.classes), top, replace)
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
-        if hasattr(dataset, "unlabelled"):  # a mask that cannot be read is no fault here
-            self.data.splits["test"] = dataset.unlabelled()
-        try:
-            with quiet():
-                self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
-        finally:
-            self.data.splits["test"] = dataset
+        with quiet(), self.data.unlabelled():
+            self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
         return writer.rows
 
     def take_files(self, paths: Sequence[Path], weights: str | Path = "last") -> None:

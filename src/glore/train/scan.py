@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,9 @@ class _Faults(Dataset[tuple[int, str]]):
 def scan(data: Data, folder: Path) -> list[dict[str, str]]:
     """Read each item of all splits, unless an earlier scan did and the files that it is read from are as they were.
 
-    Writes to the folder, as it goes, `scan.csv`, a row an item: split, name, size and time of each of its files, and
-    what is wrong with it; and at the end `good.txt`, the names of those with which nothing is wrong, a line each: paths
-    as absolute ones, since the list may lie anywhere.
+    Writes to the folder, as it goes, `scan.csv`, a row an item: split, name, the state of each of its files, and what
+    is wrong with it; and at the end `good.txt`, the names of those with which nothing is wrong, a line each: paths as
+    absolute ones, since the list may lie anywhere.
 
     Returns:
         The rows of all items.
@@ -90,9 +91,14 @@ def _scanned(dataset: Any, indices: list[int], workers: int, split: str) -> Iter
 
 
 def _state(dataset: Any, index: int) -> str:
-    """Size in bytes and time of the last change, in nanoseconds, of each file that an item is read from."""
+    """Size in bytes and time of the last change, in nanoseconds, of each file that an item is read from.
+
+    With them, of masks, a checksum of the values that they may have.
+    """
     stats = [path.stat() if path.is_file() else None for path in dataset.files(index)]
-    return " ".join(f"{stat.st_size}@{stat.st_mtime_ns}" if stat else "absent" for stat in stats)
+    known = [f"{stat.st_size}@{stat.st_mtime_ns}" if stat else "absent" for stat in stats]
+    values = getattr(dataset, "values", None)
+    return " ".join([*known, *([f"{zlib.crc32(repr(values).encode()):08x}"] if values else [])])
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from glore import metrics
-from glore.data.labels import IGNORED, INSTANCE
+from glore.data.labels import IGNORED, INSTANCE, MOST
 from glore.nets import inference
+from glore.train.data import Data, Draw, Seeded
 from glore.train.schedules import Schedule, constant
 from glore.train.task import Task
 
@@ -126,7 +127,8 @@ class Segment(Task):
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         _check_size(logits, target)
-        return metrics.confusion(logits.argmax(1), target.fmod(INSTANCE), logits.shape[1])
+        classes = target.where(target < INSTANCE * MOST, target.fmod(INSTANCE))  # no instance has a number below MOST
+        return metrics.confusion(logits.argmax(1), classes, logits.shape[1])
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
@@ -134,14 +136,15 @@ class Segment(Task):
         limit = self.trainer.limit_val_batches  # 1.0 of the batches are all, and 1 is one
         if not fitting or isinstance(limit, int) or limit < 1:
             return
-        dataset = self.trainer.datamodule.split("val")  # type: ignore[attr-defined]
+        data: Data = self.trainer.datamodule  # type: ignore[attr-defined]
+        dataset = data.split("val")
         classes, untaught = list(dataset.classes), getattr(dataset, "untaught", ())
         labelled = self.confusion(self.sums[None], len(classes)).sum(1).nonzero().flatten()
-        if len(labelled) <= 1 < len(classes) - len(untaught):
+        if len(labelled) <= 1 < len(classes) - len(untaught) and _of_one_class(data):
             alone = f"of {classes[int(labelled)]} alone" if len(labelled) else "of no class"
             raise ValueError(
-                f"the masks of val have pixels {alone}, by which no training can be judged: 255 counts for nothing, "
-                "and where there are two classes, their values are 0 and 1"
+                f"the masks of val have pixels {alone}, and those of train are no better, so nothing can be learnt: "
+                "255 counts for nothing, and where there are two classes, their values are 0 and 1"
             )
 
     @staticmethod
@@ -156,6 +159,18 @@ class Segment(Task):
     def scores(counts: Tensor) -> tuple[Tensor, ...]:
         iou = metrics.iou(counts)  # (*sums, k)
         return (*iou.unbind(-1), torch.nanmean(iou, -1))
+
+
+def _of_one_class(data: Data) -> bool:
+    """Whether a thousand training samples have labels of one class at most."""
+    found: set[int] = set()
+    samples = Seeded(data.split("train"), "replace")  # which leaves the random states of the training as they are
+    for index in data.chosen("train", 1000):
+        labels = samples[Draw(index, index)][1]
+        found |= set(labels[labels != IGNORED].unique().tolist())
+        if len(found) > 1:
+            return False
+    return True
 
 
 def _check_size(logits: Tensor, target: Tensor) -> None:

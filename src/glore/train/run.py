@@ -23,7 +23,7 @@ from glore import measure
 from glore.data.broken import BrokenSampleError
 from glore.train.agree import differences
 from glore.train.blame import RecipeError
-from glore.train.data import Data
+from glore.train.data import Data, Draw, Seeded
 from glore.train.folder import CLASSES, COLOURS, RESUME, Keep, locked
 from glore.train.predict import Write
 from glore.train.progress import Progress
@@ -119,7 +119,7 @@ class Run:
     def try_one(self, split: str) -> None:
         """Read a sample: what is wrong with all of a split is told before a training rather than after it."""
         with suppress(BrokenSampleError):  # of which there may be some
-            self.data.item(split, 0)
+            Seeded(self.data.split(split))[Draw(0, 0)]  # which leaves the random states as they are
 
     @property
     def keep(self) -> Keep:

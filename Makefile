@@ -8,7 +8,8 @@ EXTRAS ?= timm,show,video,export
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4
 ENV := $(VENV)/.made
-TRACED := tests/contracts/test_units_traced.py # through the checker around an autograd.Function, dynamo cannot see
+# Through the checker around an autograd.Function, dynamo cannot see.
+TRACED := tests/contracts/test_units_traced.py
 
 .PHONY: help demo env test check bench-units bench-networks bench-segmentation bench-decoding bench-clips bench-export clean
 .DEFAULT_GOAL := help

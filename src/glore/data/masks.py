@@ -50,8 +50,8 @@ def read_mask(path: Path) -> np.ndarray:
     least, most = int(values.min(initial=0)), int(values.max(initial=0))
     if least < 0 or most >= VALUES:
         raise ValueError(
-            f"{path} has a pixel of value {least or most}: classes begin at 0, all values are below {VALUES}, and 255 "
-            "counts for nothing"
+            f"{path} has a pixel of value {least if least < 0 else most}: classes begin at 0, all values are below "
+            f"{VALUES}, and 255 counts for nothing"
         )
     return values.astype(np.int32)
 

@@ -62,7 +62,10 @@ class Segments(Samples):
     ) -> None:
         super().__init__(samples, classes)
         if len(classes) > IGNORED:
-            raise ValueError(f"{len(classes)} classes are given, but masks may have {IGNORED}")
+            raise ValueError(
+                f"{len(classes)} classes are given, but masks may have {IGNORED}, since a label of {IGNORED} counts "
+                "for nothing: join some"
+            )
         self.palette, self.ids = palette or self.PALETTE, ids or self.IDS
         self.transform = (preset or self.default_preset())(training)
         table = values_of(len(classes)) if table is None else table

@@ -138,7 +138,7 @@ class Recipe(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self._name_preset(args)
         seed = args.get("seed_everything", 0)
-        if one_of_many := type(seed) is int:  # cells of several seeds differ in nothing else
+        if plain_seed := type(seed) is int:  # cells of several seeds differ in nothing else
             args["seed_everything"] = 0
         given = repr(args)  # a comparison asks for its recipes more than once, and parsing takes a quarter of a second
         if given not in Recipe.parsed:
@@ -147,7 +147,7 @@ class Recipe(LightningCLI):
             except ArgumentError as error:
                 raise RecipeError(blame(str(error), args)) from error
         self.config = copy.deepcopy(Recipe.parsed[given])
-        if one_of_many:
+        if plain_seed:
             self.config.seed_everything = self.config.data.seed = seed
         variants = (args.get("compare") or {}).get("variants")
         if isinstance(variants, dict):  # as they stand: class paths in them would be filled with defaults of any class

@@ -166,7 +166,7 @@ def _of_one_class(data: Data) -> bool:
     found: set[int] = set()
     samples = Seeded(data.split("train"), "replace")  # which leaves the random states of the training as they are
     for index in data.chosen("train", 1000):
-        labels = samples[Draw(index, index)][1]
+        labels = torch.as_tensor(samples[Draw(index, index)][1])  # an own dataset may give arrays
         found |= set(labels[labels != IGNORED].unique().tolist())
         if len(found) > 1:
             return False

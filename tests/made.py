@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from glore.data.images import ImageFolder
+from glore.data.segments import SegmentFolder
 from glore.data.transforms import Small
 
 
@@ -36,6 +37,14 @@ class Own(ImageFolder):
 
     def __init__(self, split: str, root: str):
         super().__init__(split, root, Small(32))
+
+
+class Arrays(SegmentFolder):
+    """Scenes whose masks are arrays of numpy."""
+
+    def __getitem__(self, index):
+        picture, mask = super().__getitem__(index)
+        return picture, mask.numpy()
 
 
 class Signal(Callback):

@@ -240,12 +240,13 @@ def test_a_mask_that_says_nothing_sensible_stops_the_training(root, tmp_path, ca
     assert re.match(r"glore: \S*masks/train/3.png is a picture of mode RGB", said)
 
 
-def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys):
+@pytest.mark.parametrize("dataset", ["glore.data.segments.SegmentFolder", "made.Arrays"])
+def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys, dataset):
     """Of two classes as 0 and 255, the second would be ignored, and the training end with a perfect score."""
     for mask in root.glob("masks/*/*.png"):
         write(mask, np.where(np.array(Image.open(mask)) == 1, 0, 255))
     (root / "classes.txt").write_text("background\nobject\n")
-    assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
+    assert main(["fit", *flags(root, "--data.dataset.class_path", dataset), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "the masks of val have pixels of background alone, and those of train are no better, so nothing can" in said
 

@@ -260,8 +260,13 @@ def test_validation_pictures_may_be_of_one_class_or_none(root, tmp_path):
 
 def test_a_unit_for_a_backbone_without_places_is_refused(root, tmp_path, capsys):
     assert main(["fit", *flags(root, "--model.net.unit", "null"), "--out", str(tmp_path / "run")]) == 2
-    assert "that in the head is --model.net.head.unit" in capsys.readouterr().err
-    read(flags(root, "--model.net.unit", "glore.GloRe2d", "--model.net.units", "{res4: 1}"))
+    assert "that in the head is model.net.head.unit" in capsys.readouterr().err
+    variants = ("--compare.variants", "{plain: {model.net.unit: null}, glore: {model.net.unit: glore.GloRe2d}}")
+    assert main(["compare", *flags(root, *variants), "--out", str(tmp_path / "compared")]) == 2
+    assert "that in the head is model.net.head.unit" in capsys.readouterr().err
+    for given in (("--model.net.unit", "glore.GloRe2d"), variants):
+        tree = read(flags(root, *given, "--model.net.units", "{res4: 1}"))
+    assert len(Grid.of(tree, tmp_path).cells) == 4
 
 
 @pytest.mark.unchecked

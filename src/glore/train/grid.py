@@ -17,7 +17,7 @@ from torch import Tensor
 from glore.train.blame import RecipeError
 from glore.train.recipe import Comparison, Recipe
 from glore.train.run import RESULT, SAMPLES
-from glore.train.tree import Tree, check, flat, put, varied
+from glore.train.tree import Tree, check, check_unit, flat, put, varied
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Grid:
             known: cells of the same recipe and folder, which are not parsed again.
 
         Raises:
-            RecipeError: the recipe compares nothing, or names a control that is no variant.
+            RecipeError: the recipe compares nothing, names a control that is none, or has a variant without effect.
         """
         comparison = Recipe(tree).comparison
         baselines, variants = comparison.baselines, comparison.variants
@@ -100,6 +100,7 @@ class Grid:
         for seed in sorted({*comparison.seeds, *seeds, *found}):
             for name in dict.fromkeys((*baselines, *variants)):
                 own = varied(tree, name)
+                check_unit(own, variants[name] or ())
                 put(own, "seed", seed)
                 if "trainer.devices" not in flat(own):  # Lightning takes all that there are
                     put(own, "trainer.devices", 1)

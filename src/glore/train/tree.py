@@ -6,7 +6,7 @@ import copy
 import importlib.resources
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -88,18 +88,22 @@ def read(flags: Sequence[str], variant: str | None = None) -> Tree:
     for name in _variants(tree):
         if not isinstance(name, str):
             raise RecipeError(f"compare.variants has the name {name!r}, which is no text: put it in quotes")
-    if any(key.replace("init_args.", "") == "model.net.unit" for key, _ in given):
-        _check_unit(tree)
+    check_unit(tree, [*dict(given), *(_changes(tree, variant) if variant is not None else ())])
     return tree
 
 
-def _check_unit(tree: Tree) -> None:
-    """Refuse a flag for the unit in a backbone without places: who gives it means the head's."""
+def check_unit(tree: Tree, given: Iterable[str]) -> None:
+    """Refuse a unit that flags or a variant give a segmenter's backbone without places: the head's is meant.
+
+    Raises:
+        RecipeError: among the given keys is one for such a unit.
+    """
     net = ((tree.get("model") or {}).get("init_args") or {}).get("net") or {}
-    if net.get("class_path") == "glore.nets.segmenter.segmenter" and not net.get("init_args", {}).get("units"):
+    placeless = net.get("class_path") == "glore.nets.segmenter.segmenter" and not net.get("init_args", {}).get("units")
+    if placeless and any(key.replace("init_args.", "") == "model.net.unit" for key in given):
         raise RecipeError(
-            "--model.net.unit is the unit in the backbone, which has no place there (--model.net.units): that in the "
-            "head is --model.net.head.unit"
+            "model.net.unit is the unit in the backbone, which has no place there (model.net.units): that in the "
+            "head is model.net.head.unit"
         )
 
 
@@ -115,15 +119,19 @@ def varied(tree: Tree, variant: str) -> Tree:
     Raises:
         RecipeError: there is no such variant, of which the message lists all, or it is no mapping.
     """
+    tree = copy.deepcopy(tree)
+    for key, value in _changes(tree, variant).items():
+        put(tree, key, value)
+    return tree
+
+
+def _changes(tree: Tree, variant: str) -> dict[str, Any]:
     variants = _variants(tree)
     check(variant, variants)
-    tree = copy.deepcopy(tree)
     values = variants[variant] or {}
     if not isinstance(values, dict):
         raise RecipeError(f"compare.variants.{variant}={values!r} must be keys with their values")
-    for key, value in values.items():
-        put(tree, key, value)
-    return tree
+    return values
 
 
 def check(variant: str, variants: Mapping[str, Any]) -> None:

@@ -104,8 +104,11 @@ def test_colours_are_kept_with_the_run_and_pictures_as_they_are(root, tmp_path, 
     write(picture, scene(np.random.default_rng(7))[0])
     (root / "classes.txt").unlink()
     recipe = (out / "recipe.yaml").read_text()
-    (out / "recipe.yaml").write_text(recipe.replace("  devices: auto\n", "  devices: 2\n"))
-    assert main(["predict", str(picture), "--out", str(out)]) == 0, "by one process, which writes the files"
+    elsewhere = recipe.replace("devices: auto\n", "devices: [77]\n").replace("accelerator: cpu", "accelerator: gpu")
+    (out / "recipe.yaml").write_text(elsewhere)
+    assert main(["test", "--out", str(out)]) == 2
+    assert "(what this machine has: --trainer.accelerator auto --trainer.devices 1)" in capsys.readouterr().err
+    assert main(["predict", str(picture), "--out", str(out)]) == 0, "on one device of this machine"
     assert main(["predict", str(picture), "--out", str(out), "--trainer.devices", "[3]"]) == 2, "the named device"
     assert "glore: trainer: `devices` selected with `CPUAccelerator`" in capsys.readouterr().err
     assert recipe != (out / "recipe.yaml").read_text()

@@ -27,8 +27,8 @@ def _using(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _of_folder(options: argparse.Namespace, flags: list[str], alone: bool = False) -> Run:
-    """The run of a folder; alone: on one device, unless a flag says otherwise."""
+def _of_folder(options: argparse.Namespace, flags: list[str], alone: bool = True) -> Run:
+    """The run of a folder; alone: on one device of this machine, whatever trained it, unless a flag says otherwise."""
     from glore.train import recipe, run, tree
     from glore.train.progress import Progress
 
@@ -38,8 +38,8 @@ def _of_folder(options: argparse.Namespace, flags: list[str], alone: bool = Fals
     own = options.out / run.RECIPE
     if not options.config and not own.is_file():
         raise FileNotFoundError(f"--out {options.out} holds no run: train one with glore fit --config RECIPE --out DIR")
-    one = ["--trainer.devices", "1", "--trainer.num_nodes", "1"] if alone else []
-    parsed = recipe.Recipe(tree.read(["--config", options.config or str(own), *one, *flags]))
+    one = ("--trainer.accelerator=auto", "--trainer.strategy=auto", "--trainer.devices=1", "--trainer.num_nodes=1")
+    parsed = recipe.Recipe(tree.read(["--config", options.config or str(own), *(one if alone else ()), *flags]))
     return run.prepare(parsed, options.out, Progress(), empty=options.weights != "start")
 
 
@@ -47,7 +47,7 @@ def validate(options: argparse.Namespace, flags: list[str]) -> int:
     """Print the scores on the validation split."""
     from glore.train import run
 
-    scores = _of_folder(options, flags).evaluate("val", options.weights)
+    scores = _of_folder(options, flags, alone=False).evaluate("val", options.weights)
     if run.first_process():
         _print_scores(scores)
     return 0
@@ -58,7 +58,7 @@ def test(options: argparse.Namespace, flags: list[str]) -> int:
     from glore.show import report
     from glore.train import run
 
-    this = _of_folder(options, flags)
+    this = _of_folder(options, flags, alone=False)
     scores = this.evaluate("test", options.weights)
     if run.first_process():
         _print_scores(scores)
@@ -83,7 +83,7 @@ def _predicting(parser: argparse.ArgumentParser) -> None:
 
 def predict(options: argparse.Namespace, flags: list[str]) -> int:
     """Write predictions for pictures, or for the test split."""
-    this = _of_folder(options, flags, alone=True)
+    this = _of_folder(options, flags)
     folder = options.to or options.out / "predictions"
     replaced = (folder / "predictions.csv").is_file()
     rows = this.predict(folder, options.weights, options.paths, options.top, options.to is None or replaced)

@@ -335,7 +335,9 @@ class Recipe(LightningCLI):
         try:
             return task, made.data, self.trainer_class(**options)
         except (MisconfigurationException, RuntimeError, TypeError) as error:
-            raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
+            named = made.trainer["accelerator"] not in ("auto", "cpu")
+            cure = " (what this machine has: --trainer.accelerator auto --trainer.devices 1)" if named else ""
+            raise RecipeError(f"trainer: {' '.join(str(error).split())}{cure}") from error
 
     def _instantiated(self, empty: bool) -> Any:
         self.count_classes()

@@ -41,6 +41,18 @@ def test_a_sample_is_not_replaced_by_its_maps(tmp_path):
         next(viewer.grids([replace(look, name=str(tmp_path / "0.png"))], tmp_path))
 
 
+def test_no_other_file_is_replaced_by_maps(tmp_path):
+    (look,) = looks(count=1)
+    (path,) = viewer.grids([replace(look, stem="mixing")], tmp_path)
+    assert path.name == "mixing_0.png"
+    for name in (viewer.MIXING, viewer.PAGE, "0.png"):
+        folder = tmp_path / name.replace(".", "_")
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with pytest.raises(ValueError, match=f"{name} would be replaced by maps"):
+            viewer.grids([look], folder, replace=False)
+
+
 def test_a_clip_moves(tmp_path):
     (path,) = viewer.grids(looks(GloRe3d, (6, 16, 20), count=1), tmp_path)
     assert path.suffix == ".gif"

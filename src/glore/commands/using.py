@@ -133,7 +133,7 @@ def maps(options: argparse.Namespace, flags: list[str]) -> int:
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
     if not looks:
         raise ValueError("there is no sample to look at")
-    grids = viewer.grids(looks, folder, options.nodes, options.to is None or (folder / viewer.MIXING).is_file())
+    grids = viewer.grids(looks, folder, options.nodes, options.to is None or (folder / viewer.PAGE).is_file())
     print(viewer.mixing(looks[0].units, folder), *grids, sep="\n")
     total = len(this.data.split("test"))
     told = f"{len(looks)} of {total} samples; --samples {total} for all" if total > options.samples else ""

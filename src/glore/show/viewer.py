@@ -103,17 +103,20 @@ def grids(looks: Iterable[Look], folder: Path, nodes: int = 4, replace: bool = T
         The path of each picture as it is written, which is when it is asked for: a PNG, or of a clip an animated GIF.
 
     Raises:
-        ValueError: it would take the place of its sample, or of another file.
+        ValueError: it, or what else is written there, would take the place of a sample, or of another file.
     """
     files: dict[str, Look] = {}
     for i, look in enumerate(looks):
-        stem = f"{look.stem}_{i}" if look.stem in files else look.stem
-        while stem in files:  # another sample's own name
+        taken = (*files, Path(MIXING).stem)
+        stem = f"{look.stem}_{i}" if look.stem in taken else look.stem
+        while stem in taken:  # another sample's own name
             stem += "_"
         files[stem] = look
-        for path in (folder / f"{stem}.png", folder / f"{stem}.gif"):
-            if Path(look.name).resolve() == path.resolve() or (path.exists() and not replace):
-                raise ValueError(f"{path} would be replaced by maps: give another folder (--to)")
+    samples = {Path(look.name).resolve() for look in files.values()}
+    for name in (PAGE, MIXING, *(f"{stem}{suffix}" for stem in files for suffix in (".png", ".gif"))):
+        path = folder / name
+        if path.resolve() in samples or (path.exists() and not replace):
+            raise ValueError(f"{path} would be replaced by maps: give another folder (--to)")
     return (
         pictures.save(pictures.grid([_row(look, unit, nodes) for unit in look.units]), folder / stem)
         for stem, look in files.items()

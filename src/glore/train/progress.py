@@ -24,6 +24,28 @@ class Lines:
         sys.stderr.flush()
 
 
+def bar(total: float, initial: float = 0, leave: bool = True, **about: Any) -> tqdm[Any]:
+    """A bar on a terminal; in a log a line each quarter of a minute at most.
+
+    Args:
+        total: how much there is to do.
+        initial: how much of it was done before.
+        leave: whether the bar stays on the terminal once it is full.
+        about: further arguments of tqdm's.
+    """
+    shown = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        initial=initial,
+        leave=leave or not shown,
+        file=sys.stderr if shown else Lines(),
+        mininterval=0.5 if shown else 15,
+        miniters=0,  # tqdm's own guess grows with each leap
+        dynamic_ncols=shown,
+        **about,
+    )
+
+
 class Progress(Callback):
     """A bar over one or more trainings, each of which counts the same, or over the batches of an evaluation.
 
@@ -60,16 +82,8 @@ class Progress(Callback):
             self.bar.last_print_n += skipped
             self.bar.n = begun
         elif trainer.is_global_zero:
-            shown = sys.stderr.isatty()
-            self.bar = tqdm(
-                total=self.runs,
-                initial=begun,
-                file=sys.stderr if shown else Lines(),
-                mininterval=0.5 if shown else 15,
-                miniters=0,  # tqdm's own guess grows with each leap
-                dynamic_ncols=shown,
-                bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
-            )
+            form = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}"
+            self.bar = bar(self.runs, begun, bar_format=form)
         self._show(trainer)
 
     def on_train_batch_end(
@@ -108,7 +122,7 @@ class Progress(Callback):
 
     def _evaluate(self, trainer: Trainer, batches: list[int | float]) -> None:
         if self.bar is None and trainer.is_global_zero:
-            self.evaluation = tqdm(total=sum(batches), desc="evaluation", mininterval=0.5, leave=False, disable=None)
+            self.evaluation = bar(sum(batches), leave=False, desc="evaluation")
 
     def _step(self, trainer: Trainer, *about: object) -> None:
         if self.evaluation is not None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
 from glore.data.broken import BrokenSampleError
 from glore.train.data import Data
 from glore.train.folder import write_csv
+from glore.train.progress import bar
 from glore.weights import files
 
 SCAN, GOOD = "scan.csv", "good.txt"
@@ -87,7 +87,10 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
 
 def _scanned(dataset: Any, indices: list[int], workers: int, split: str) -> Iterator[tuple[int, str]]:
     loader = DataLoader(Subset(_Faults(dataset), indices), batch_size=None, num_workers=workers if indices else 0)
-    yield from tqdm(loader, desc=split, disable=None)
+    with bar(len(indices), desc=split) as shown:
+        for found in loader:
+            yield found
+            shown.update()
 
 
 def _state(dataset: Any, index: int) -> str:

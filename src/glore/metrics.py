@@ -1,4 +1,4 @@
-"""What a sample adds to a metric, as whole numbers: sums of them give the metric of any set of samples.
+"""What a sample adds to a metric, in numbers whose sums give the metric of any set of samples.
 
 torchmetrics keeps sums over all it has seen; a paired bootstrap over test samples needs them by sample.
 """

@@ -242,7 +242,8 @@ def test_what_is_wrong_with_a_mask_is_named(root):
         data[0]
     mask.unlink()
     with pytest.raises(FileNotFoundError, match=r"town/0\.jpg has no mask .*masks/val/town/0\.png"):
-        SegmentFolder("val", str(root))
+        SegmentFolder("val", str(root)).check_files()
+    SegmentFolder("val", str(root)).unlabelled().check_files()
 
 
 def test_what_is_wrong_with_the_folders_is_named(root):

@@ -155,12 +155,18 @@ def test_missing_labels_and_strange_ids_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"ulm_000007_000019_gtFine_labelIds\.png has a pixel of value 40"):
         Cityscapes("val", str(tmp_path))[0]
     instances = path.with_name(path.name.replace("labelIds", "instanceIds"))
+    made(tmp_path, 7, CAR, np.full((4, 6), 34000))
+    with pytest.raises(ValueError, match=r"_gtFine_instanceIds\.png has a pixel of value 34000, whose class is none"):
+        Cityscapes("val", str(tmp_path))[0]
+    Image.fromarray(np.zeros((3, 6), np.uint16)).save(instances)
+    with pytest.raises(ValueError, match=r"_gtFine_instanceIds\.png is 6×3 pixels, but ulm_\S*_labelIds\.png 6×4"):
+        Cityscapes("val", str(tmp_path))[0]
     instances.unlink()
     with pytest.raises(FileNotFoundError, match=r"leftImg8bit\.png has no mask .*_gtFine_instanceIds\.png"):
-        Cityscapes("val", str(tmp_path))
+        Cityscapes("val", str(tmp_path)).check_files()
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"leftImg8bit\.png has no mask .*_gtFine_labelIds\.png"):
-        Cityscapes("val", str(tmp_path))
+        Cityscapes("val", str(tmp_path)).check_files()
     with pytest.raises(FileNotFoundError, match="no folder leftImg8bit/train"):
         Cityscapes("train", str(tmp_path))
 
@@ -175,7 +181,9 @@ def test_scores_of_instances_are_no_whole_numbers(tmp_path):
 
 
 def test_other_classes_are_refused():
-    with pytest.raises(
-        ValueError, match=r"scores the 19 classes of Cityscapes, but the data have 3: give glore\.train"
-    ):
-        CityscapesSegment(torch.nn.Identity()).counts(torch.randn(1, 3, 4, 6), torch.zeros(1, 4, 6, dtype=torch.long))
+    names = [label.name for label in LABELS]
+    task = CityscapesSegment(torch.nn.Identity())
+    task.check_classes(names)
+    for classes, strange in {("road", "a"): "a", tuple(names[::-1]): "19 in another order", ("sky",): "1 in"}.items():
+        with pytest.raises(ValueError, match=rf"the 19 classes of Cityscapes, but .* \({strange}.*\): give"):
+            task.check_classes(list(classes))

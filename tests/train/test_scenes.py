@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from glore.cli import main
 from glore.data.cityscapes import LABELS
 from glore.data.labels import IGNORED
+from glore.nets.inference import probabilities
 from glore.show import report
 from glore.train import compare
 from glore.train import run as runs
@@ -147,11 +148,27 @@ def test_a_scan_reads_again_what_changed_beside_a_picture(root, tmp_path, capsys
     assert "0.png has a pixel of value 2, which is no class" in capsys.readouterr().out
 
 
+def test_a_scan_names_all_that_is_missing_or_broken(root, tmp_path, capsys):
+    (root / "masks/train/3.png").unlink()
+    (root / "masks/val/1.png").unlink()
+    (root / "images/val/2.png").write_bytes(b"")
+    assert main(["scan", *flags(root), "--out", str(tmp_path / "scan")]) == 1
+    said = capsys.readouterr()
+    assert "20 files, of which 3 cannot be used" in said.out
+    assert "\r" not in said.err, "which is a log, and no terminal"
+    with (tmp_path / "scan/scan.csv").open() as file:
+        faults = {row["name"]: row["fault"] for row in csv.DictReader(file) if row["fault"]}
+    assert "masks/train/3.png cannot be read as a mask" in faults[str(root / "images/train/3.png")]
+    assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
+    assert "images/val/1.png has no mask" in capsys.readouterr().err
+
+
 def test_predictions_do_not_replace_masks_nor_need_them(root, tmp_path, capsys):
     out, mask = tmp_path / "run", root / "masks/val/0.png"
     assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(out)]) == 0
     write(mask, np.zeros((40, 56, 3)))
     before = mask.read_bytes()
+    (root / "masks/val/1.png").unlink()
     new = tmp_path / "a.png"
     write(new, scene(np.random.default_rng(7))[0])
     for pictures in ([], [str(root / "images/val")], *2 * [[str(new), str(root / "images/val")]]):
@@ -164,6 +181,8 @@ def test_predictions_do_not_replace_masks_nor_need_them(root, tmp_path, capsys):
     assert main(["predict", str(tmp_path / "over/overlays"), "--out", str(out), "--to", str(tmp_path / "over")]) == 2
     for _ in range(2):
         assert main(["predict", "--out", str(out), "--to", str(tmp_path / "new")]) == 0
+    assert main(["test", "--out", str(out)]) == 2
+    assert "images/val/1.png has no mask" in capsys.readouterr().err
 
 
 def test_a_test_split_that_cannot_be_read_is_told_before_a_training(root, tmp_path):
@@ -195,6 +214,45 @@ def test_labels_that_are_no_classes_are_named(wrong):
         task.loss(torch.zeros(1, 3, 2, 2), target)
     with pytest.raises(ValueError, match=f"a label is {wrong}, but"):
         task.counts(torch.zeros(1, 3, 2, 2), target)
+
+
+def test_a_label_that_counts_for_nothing_limits_how_many_classes_there_are():
+    task = Segment(torch.nn.Identity())
+    task.check_classes([str(k) for k in range(255)])
+    with pytest.raises(ValueError, match="the data have 256 classes, but 255 are the most"):
+        task.check_classes([str(k) for k in range(256)])
+
+
+@pytest.mark.unchecked
+def test_a_picture_is_evaluated_as_the_task_says():
+    net, x = torch.nn.Conv2d(3, 4, 3, padding=1), torch.randn(2, 3, 24, 40)
+    views = {"window": (16, 16), "overlap": 0.5, "scales": (0.5, 1.0), "flip": True}
+    task = Segment(net, **views).eval()
+    assert torch.equal(task.infer(x), probabilities(net, x, **views))
+    assert task.seen(x).shape == (2, 3, 12, 20)
+    plain = Segment(net).eval()
+    assert torch.equal(plain.infer(x), net(x).softmax(1))
+    for name, value in views.items():
+        if name != "overlap":
+            assert not torch.allclose(Segment(net, **{name: value}).eval().infer(x), plain.infer(x))
+
+
+@pytest.mark.unchecked
+def test_samples_without_masks_are_told(root, tmp_path):
+    this = runs.prepare(Recipe(read(flags(root))), tmp_path / "run")
+    this.data.splits["val"] = this.data.split("val").unlabelled()
+    with pytest.raises(ValueError, match="the first sample of val has no target"):
+        this.fit()
+    with pytest.raises(ValueError, match="samples without masks cannot be learnt from or scored: glore predict"):
+        this.task.counts(torch.zeros(2, 3, 4, 4), torch.tensor([-1, -1]))
+
+
+def test_a_class_file_is_not_replaced(root, capsys):
+    before = (root / "classes.txt").read_bytes()
+    assert main(["fit", *flags(root), "--out", str(root)]) == 2
+    assert "has a classes.txt that is no run's, which a training would replace" in capsys.readouterr().err
+    assert (root / "classes.txt").read_bytes() == before
+    assert not (root / "recipe.yaml").exists()
 
 
 class Steps(Callback):
@@ -255,9 +313,11 @@ def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys, data
 
 
 def test_validation_pictures_may_be_of_one_class_or_none(root, tmp_path):
-    """As those without a defect are; what is learnt is in the others."""
+    """As those without a defect are; what is learnt is in the others, and may be small."""
     for value, mask in zip((0, 0, 0, 255), sorted(root.glob("masks/val/*.png")), strict=True):
         write(mask, np.full((40, 56), value))
+    for mask in root.glob("masks/train/*.png"):
+        write(mask, np.eye(40, 56, 55) * (mask.name == "7.png"))
     assert main(["fit", *flags(root, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
 
 
@@ -477,7 +537,7 @@ def cityscapes(tmp_path_factory):
     return root
 
 
-def city(root, name, *more):
+def city(root, *more):
     return [
         *("--config", "cityscapes", "--data.root", str(root), "--data.dataset.preset.crop", "[64, 64]"),
         *("--data.workers", "0", "--data.batch_size", "2", "--trainer.accelerator", "cpu"),
@@ -487,17 +547,25 @@ def city(root, name, *more):
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ROWS])
 def test_a_row_of_cityscapes_is_built_and_stepped(cityscapes, name):
-    task, data = Recipe(read(city(cityscapes, name), name)).make()
+    task, data = Recipe(read(city(cityscapes), name)).make()
     units = [module for module in task.modules() if isinstance(module, GloRe)]
     assert [unit.adjacency().shape for unit in units] == ([(1, 64, 64)] if "glore" in name else [])
     step(task, data)
+
+
+def test_the_scores_of_cityscapes_want_its_classes(root, tmp_path, capsys):
+    other = ("--data.dataset", "glore.data.segments.SegmentFolder", "--model.net.classes", "3", *flags(root)[4:])
+    assert main(["fit", *city(root, *other), "--out", str(tmp_path / "run")]) == 2
+    assert "but the data have others (b): give --model glore.train.segment.Segment" in capsys.readouterr().err
+    more = ("--model", "glore.train.segment.Segment", "--trainer.check_val_every_n_epoch", "1", "--epochs", "1")
+    assert main(["fit", *city(root, *other, *more), "--out", str(tmp_path / "other")]) == 0
 
 
 def test_cityscapes_from_its_folders_to_a_submission(cityscapes, tmp_path, capsys):
     small = ("--model.backbone", "resnetv2_18", "--model.net.options", "{channels: [8, 8, 8, 16], stem_chs: 8}")
     out = tmp_path / "run"
     one = ("--model.net.head.width", "8", "--epochs", "1", "--trainer.check_val_every_n_epoch", "1")
-    assert main(["fit", *city(cityscapes, "", *small, *one), "--out", str(out)]) == 0
+    assert main(["fit", *city(cityscapes, *small, *one), "--out", str(out)]) == 0
     capsys.readouterr()
     assert main(["test", "--out", str(out)]) == 0
     said = capsys.readouterr().out

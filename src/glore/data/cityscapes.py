@@ -10,7 +10,7 @@ import numpy as np
 from glore.data.labels import IGNORED, INSTANCE, MOST
 from glore.data.masks import Colour, read_mask
 from glore.data.scenes import Scenes
-from glore.data.segments import Segments, check_masks, folder_of
+from glore.data.segments import Segments, folder_of
 
 ALL = 34  # labels, those that count for nothing included
 
@@ -65,7 +65,7 @@ class Cityscapes(Segments):
         preset: makes the transforms; `Scenes()` by default.
 
     Raises:
-        FileNotFoundError: a folder is not there or empty, or a picture has no labels.
+        FileNotFoundError: a folder is not there or empty.
 
     Source: Cordts et al., "The Cityscapes Dataset", CVPR 2016 (arXiv 1604.01685).
     """
@@ -82,9 +82,6 @@ class Cityscapes(Segments):
         names = [(path.parent.name, path.name.replace("leftImg8bit", "gtFine_labelIds")) for path in found]
         samples = [(path, fine.joinpath(*name)) for path, name in zip(found, names, strict=True)]
         self.instances = split != "train"
-        check_masks(samples)
-        if self.instances:
-            check_masks([(path, _instances(mask)) for path, mask in samples])
         table = {**dict.fromkeys(range(ALL), IGNORED), **{label.id: k for k, label in enumerate(LABELS)}}
         super().__init__(samples, [label.name for label in LABELS], preset, split == "train", table)
 
@@ -96,12 +93,16 @@ class Cityscapes(Segments):
         labels = super().labels(mask)
         if not self.instances:
             return labels
-        values = read_mask(_instances(mask))
+        values = read_mask(path := _instances(mask))
         if values.shape != labels.shape:
-            raise ValueError(f"{mask} and its instanceIds differ in size: {labels.shape} and {values.shape}")
+            raise ValueError(
+                f"{path} is {values.shape[1]}×{values.shape[0]} pixels, but {mask.name} "
+                f"{labels.shape[1]}×{labels.shape[0]}: take both from gtFine as they are"
+            )
         if values.max(initial=0) >= ALL * MOST:
             raise ValueError(
-                f"the instanceIds of {mask} have a value of {values.max()}, whose class is none of 0 … {ALL - 1}"
+                f"{path} has a pixel of value {values.max()}, whose class is none of 0 … {ALL - 1}: it is a class, "
+                f"or {MOST} times one plus a number"
             )
         classes = self.table[values // MOST]  # of the instance, 0 … where there is none
         instance = np.where((values > MOST) & (classes != IGNORED), (classes + 1) * MOST + values % MOST, 0)

@@ -117,6 +117,20 @@ class Segments(Samples):
             )
         return labels
 
+    def check_files(self) -> None:
+        """Raise a FileNotFoundError if a picture has no mask."""
+        masks = [(self.samples[index][0], mask) for index in range(len(self)) for mask in self.files(index)[1:]]
+        missing = [(path, mask) for path, mask in masks if not mask.is_file()]
+        if missing:
+            (path, mask), *others = missing
+            names = ", ".join(other.name for other, _ in others[:20])
+            raise FileNotFoundError(
+                f"{path} has no mask {mask}"
+                + (f", nor have {len(others)} others: {names}" if others else "")
+                + " (glore scan finds all; glore predict takes pictures without masks; where there is no folder of "
+                "test pictures, those of val are tested on)"
+            )
+
     def unlabelled(self) -> Segments:
         """The same pictures without their masks."""
         other = copy.copy(self)
@@ -146,7 +160,7 @@ class SegmentFolder(Segments):
         preset: makes the transforms; `Scenes()` by default.
 
     Raises:
-        FileNotFoundError: a folder or file is not there, a folder is empty, or a picture has no mask.
+        FileNotFoundError: a folder or file is not there, or a folder is empty.
         ValueError: an argument is out of range, a line of the class file cannot be read, or two pictures have one mask.
     """
 
@@ -179,7 +193,7 @@ class CamVid(Segments):
         preset: makes the transforms; `Scenes()` by default.
 
     Raises:
-        FileNotFoundError: a folder is not there or empty, or a picture has no mask.
+        FileNotFoundError: a folder is not there or empty.
 
     Source: Brostow, Fauqueur, Cipolla, 2009; the classes and folders are those of Badrinarayanan, Kendall, Cipolla,
         "SegNet", 2017 (arXiv 1511.00561).
@@ -227,18 +241,4 @@ def pairs(pictures: Path, masks: Path) -> list[tuple[Path, Path]]:
     for path, mask in samples:
         if first.setdefault(mask, path) != path:
             raise ValueError(f"{first[mask]} and {path} have one mask, {mask}: rename one of them and give it its own")
-    check_masks(samples)
     return samples
-
-
-def check_masks(samples: Sequence[tuple[Path, Path]]) -> None:
-    """Raise a FileNotFoundError if a picture has no mask."""
-    missing = [(path, mask) for path, mask in samples if not mask.is_file()]
-    if missing:
-        (path, mask), *others = missing
-        names = ", ".join(other.name for other, _ in others[:20])
-        raise FileNotFoundError(
-            f"{path} has no mask {mask}"
-            + (f", nor have {len(others)} others: {names}" if others else "")
-            + " (glore predict FOLDER takes pictures without masks)"
-        )

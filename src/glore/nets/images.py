@@ -85,7 +85,8 @@ def backbone(
             raise
         raise ValueError(
             f"name={name!r} cannot be dilated to output_stride={(options or {})['output_stride']}: take another "
-            "network, such as a ResNet, ResNeXt, SE-ResNet, Xception, MobileNetV2 or EfficientNet, or leave its stride"
+            "network, such as a ResNet, ResNeXt, SE-ResNet, Xception, MobileNetV2 or EfficientNet, or leave its stride "
+            "(output_stride=32)"
         ) from error
     except RuntimeError as error:  # no such tag, no weights
         raise ValueError(f"name={name!r}, pretrained={pretrained!r}: {' '.join(str(error).split())}") from None

@@ -30,12 +30,16 @@ class CityscapesSegment(Segment):
     Source: cityscapesscripts, evaluation/evalPixelLevelSemanticLabeling.py; a test compares with it.
     """
 
-    def counts(self, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.shape[1] != K:
+    def check_classes(self, classes: Sequence[str]) -> None:
+        own = [label.name for label in LABELS]
+        if classes != own:
+            strange = next((name for name in classes if name not in own), f"{len(classes)} in another order")
             raise ValueError(
-                f"model: {type(self).__name__} scores the {K} classes of Cityscapes, but the data have "
-                f"{logits.shape[1]}: give glore.train.segment.Segment"
+                f"model: {type(self).__name__} scores the {K} classes of Cityscapes, but the data have others "
+                f"({strange}): give --model glore.train.segment.Segment"
             )
+
+    def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         pixels = super().counts(logits, target).cpu().flatten(1).double()  # (b, k²)
         weighted = metrics.instances(logits.argmax(1).cpu(), target.cpu() // INSTANCE, SIZES, GROUPS)  # (b, 4, k)
         return torch.cat([pixels, weighted.flatten(1)], dim=1)  # (b, k² + 4k)

@@ -177,7 +177,13 @@ class Data(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         for split in SPLITS[stage]:
-            self.split(split)
+            self.check_files(split)
+
+    def check_files(self, split: str) -> None:
+        """Raise what a split's dataset raises where files are missing that its items need."""
+        dataset = self.split(split)
+        if hasattr(dataset, "check_files"):
+            dataset.check_files()
 
     def split(self, name: str) -> Any:
         """The dataset of a split, made when first asked for.

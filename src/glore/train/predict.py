@@ -77,8 +77,6 @@ class Write(BasePredictionWriter):
         if logits.dim() == 2:
             self._rows(indices, logits)
             return
-        if logits.shape[1] > 256:
-            raise ValueError(f"a mask holds at most 256 classes, and the network has {logits.shape[1]}")
         if not self.begun:
             self._begin()
         self.begun = True

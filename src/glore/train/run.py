@@ -69,6 +69,10 @@ def _same_recipe(folder: Path, recipe: Recipe) -> None:
     path = folder / RECIPE
     trained = any((folder / name).is_file() for name in (RESUME, RESULT, "last.safetensors", "best.safetensors"))
     if not (trained and path.is_file()):
+        if (folder / CLASSES).is_file() and not path.is_file():
+            raise RecipeError(
+                f"{folder} has a {CLASSES} that is no run's, which a training would replace: choose another --out"
+            )
         files.write(path, yaml.safe_dump(recipe.resolved, sort_keys=False))
         return
     recipe.count_classes()  # or data that are not where they are said to be would look like another recipe
@@ -118,8 +122,11 @@ class Run:
 
     def try_one(self, split: str) -> None:
         """Read a sample: what is wrong with all of a split is told before a training rather than after it."""
+        self.data.check_files(split)
         with suppress(BrokenSampleError):  # of which there may be some
-            Seeded(self.data.split(split))[Draw(0, 0)]  # which leaves the random states as they are
+            _, target, _ = Seeded(self.data.split(split))[Draw(0, 0)]  # which leaves the random states as they are
+            if isinstance(target, int) and target < 0:
+                raise ValueError(f"the first sample of {split} has no target, so nothing can be scored: give it one")
 
     @property
     def keep(self) -> Keep:
@@ -265,7 +272,7 @@ class Run:
             frames = self._dataset_arguments().get("frames")
             sides = [*([frames] if frames else []), *([side, side] if isinstance(side, int) else side)]
         if sides is None:
-            ((example, _),) = self.data.spread("test", 1)
+            example, _ = self.data.item("test", 0)
             sides = example.shape[1:]
         if len(sides) != axes or min(sides) < 2:
             raise ValueError(f"size {'x'.join(map(str, sides))} must be {axes} sides of at least 2 each (--size)")
@@ -302,7 +309,7 @@ class Run:
             about: what else the result tells, such as the variant and the seed.
         """
         metrics = self.evaluate()
-        ((example, _),) = self.data.spread("test", 1)
+        example, _ = self.data.item("test", 0)
         example = self.trainer.precision_plugin.convert_input(example)
         result = {
             **about,

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -13,9 +16,11 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from glore import metrics
+from glore.data.broken import BrokenSampleError
 from glore.data.labels import IGNORED, INSTANCE, MOST
+from glore.data.samples import Samples
 from glore.nets import inference
-from glore.train.data import Data, Draw, Seeded
+from glore.train.data import SPLITS, Data, Draw, Seeded
 from glore.train.schedules import Schedule, constant
 from glore.train.task import Task
 
@@ -84,6 +89,22 @@ class Segment(Task):
         self.ohem_threshold, self.ohem_min_kept = ohem_threshold, ohem_min_kept
         self.views: dict[str, Any] = {"window": window, "overlap": overlap, "scales": scales, "flip": flip}
 
+    def setup(self, stage: str) -> None:
+        """Lightning calls it before each training and evaluation."""
+        self.check_classes(list(self._data.split(SPLITS[stage][0]).classes))
+
+    def check_classes(self, classes: Sequence[str]) -> None:
+        """Raise a ValueError if the classes of the data cannot be learnt."""
+        if len(classes) > IGNORED:
+            raise ValueError(
+                f"the data have {len(classes)} classes, but {IGNORED} are the most, since a label of {IGNORED} counts "
+                "for nothing: join some"
+            )
+
+    @property
+    def _data(self) -> Data:
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def loss(self, logits: Tensor | tuple[Tensor, Tensor], target: Tensor) -> Tensor:
         if isinstance(logits, tuple):
             main, side = logits
@@ -136,11 +157,10 @@ class Segment(Task):
         limit = self.trainer.limit_val_batches  # 1.0 of the batches are all, and 1 is one
         if not fitting or isinstance(limit, int) or limit < 1:
             return
-        data: Data = self.trainer.datamodule  # type: ignore[attr-defined]
-        dataset = data.split("val")
+        dataset = self._data.split("val")
         classes, untaught = list(dataset.classes), getattr(dataset, "untaught", ())
         labelled = self.confusion(self.sums[None], len(classes)).sum(1).nonzero().flatten()
-        if len(labelled) <= 1 < len(classes) - len(untaught) and _of_one_class(data):
+        if len(labelled) <= 1 < len(classes) - len(untaught) and _of_one_class(self._data):
             alone = f"of {classes[int(labelled)]} alone" if len(labelled) else "of no class"
             raise ValueError(
                 f"the masks of val have pixels {alone}, and those of train are no better, so nothing can be learnt: "
@@ -161,19 +181,26 @@ class Segment(Task):
         return (*iou.unbind(-1), torch.nanmean(iou, -1))
 
 
+@lru_cache(maxsize=1)
 def _of_one_class(data: Data) -> bool:
-    """Whether a thousand training samples have labels of one class at most."""
+    """Whether the masks of a thousand training samples are of one class at most."""
+    dataset = data.split("train")
+    seeded = Seeded(dataset, "replace")  # which leaves the random states of the training as they are
     found: set[int] = set()
-    samples = Seeded(data.split("train"), "replace")  # which leaves the random states of the training as they are
     for index in data.chosen("train", 1000):
-        labels = torch.as_tensor(samples[Draw(index, index)][1])  # an own dataset may give arrays
-        found |= set(labels[labels != IGNORED].unique().tolist())
-        if len(found) > 1:
+        if isinstance(dataset, Samples) and hasattr(dataset, "labels"):  # of a whole mask: few crops have what is rare
+            with suppress(BrokenSampleError):
+                found |= set(np.unique(dataset.labels(dataset.samples[index][1])).tolist())
+        else:
+            found |= set(np.unique(seeded[Draw(index, index)][1]).tolist())
+        if len(found - {IGNORED}) > 1:
             return False
     return True
 
 
 def _check_size(logits: Tensor, target: Tensor) -> None:
+    if target.dim() < 3:
+        raise ValueError("samples without masks cannot be learnt from or scored: glore predict takes them")
     if logits.shape[2:] != target.shape[1:]:
         own, wanted = ("×".join(map(str, shape)) for shape in (logits.shape[2:], target.shape[1:]))
         raise ValueError(

@@ -137,6 +137,46 @@ def test_picture_and_labels_move_together(seed):
     assert (nearest == y)[counted].float().mean() > 0.9  # but where scaling blurs the edges
 
 
+def test_training_scales_mirrors_and_recolours_by_chance():
+    labels = np.zeros((20, 40), int)
+    labels[:, 30:] = 1  # on the right, unless mirrored
+    preset = Scenes((80, 80), (0.5, 2.0), jitter=0.4, mean=(0, 0, 0), std=(1, 1, 1))
+    wide, right, light = [], set(), []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        x, y = preset(True)(Image.new("RGB", (40, 20), (100, 100, 100)), labels)
+        there = y[(y != 255).any(1)][:, (y != 255).any(0)]  # never cut: 80 is the largest
+        assert abs(there.shape[1] - 2 * there.shape[0]) <= 1
+        wide.append(there.shape[1])
+        right.add(int(there[0, -1]))
+        light.append(float(x[:, y != 255].mean()))
+    assert 20 <= min(wide) < 32
+    assert 56 < max(wide) <= 80
+    assert right == {0, 1}
+    assert max(light) - min(light) > 0.05
+
+
+@pytest.mark.parametrize("kind", [SegmentFolder, CamVid])
+def test_pictures_are_cropped_in_training_alone(root, kind):
+    for split in ("train", "val"):
+        write(root / split / "1.png", np.zeros((24, 30, 3), np.uint8))
+        write(root / f"{split}annot" / "1.png", np.zeros((24, 30), np.uint8))
+    sizes = {split: kind(split, str(root), preset=Scenes((8, 9)))[0][1].shape for split in ("train", "val", "test")}
+    assert sizes == {"train": (8, 9), "val": (24, 30), "test": (24, 30)}
+
+
+def test_files_are_taken_as_the_preset_says(root):
+    path, preset = root / "images/val/town/0.jpg", Scenes(mean=(0.1, 0.2, 0.3), std=(1, 2, 3))
+    taken = SegmentFolder.for_paths([path], ["a"], {"preset": preset})
+    assert torch.equal(taken[0][0], SegmentFolder("val", str(root), preset=preset)[0][0])
+
+
+def test_the_classes_of_camvid_are_in_the_usual_order():
+    names = "Sky Building Pole Road Pavement Tree SignSymbol Fence Car Pedestrian Bicyclist"
+    assert " ".join(CamVid.CLASSES) == names
+    assert (CamVid.PALETTE[3], CamVid.PALETTE[8]) == ((128, 64, 128), (64, 0, 128))
+
+
 def test_what_a_crop_lacks_counts_for_nothing():
     preset = Scenes(crop=(100, 100), scale=(1, 1), jitter=0, mean=(0.25, 0.5, 0.75))
     x, y = preset(True)(Image.new("RGB", (20, 10), "white"), np.zeros((10, 20), int))

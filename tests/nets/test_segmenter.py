@@ -15,6 +15,7 @@ from glore import units
 from glore.nets.heads import FCN, PSP, DenseASPP
 from glore.nets.images import backbone
 from glore.nets.segmenter import Segmenter, segmenter
+from oracle import live
 
 HEADS = {
     "fcn": partial(FCN, width=16),
@@ -62,6 +63,42 @@ def test_units_of_the_head_start_as_the_identity(head):
     assert torch.equal(plain(x), with_units(x))
 
 
+@torch.no_grad()
+def test_the_fcn_head_is_the_published_one():
+    head = live(FCN(8, 3, width=16, unit=glore.GloRe2d)).eval()
+    block = partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+    before = [block(8, 16), nn.BatchNorm2d(16), nn.ReLU(), glore.GloRe2d(16)]
+    written = nn.Sequential(*before, block(16, 16), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 3, 1)).eval()
+    written.load_state_dict(dict(zip(written.state_dict(), head.state_dict().values(), strict=True)))
+    x = torch.randn(1, 8, 9, 7)
+    torch.testing.assert_close(head(x), written(x))
+    assert [type(module) for module in head][-2:] == [nn.Dropout2d, nn.Conv2d]
+    usual = FCN(8, 3)
+    assert (usual.dropout.p, usual.classify.in_channels) == (0.1, 512)
+    assert len(HEADS["fcn, glore"](8, 3).context) == 2
+
+
+def test_dense_aspp_looks_as_far_as_its_dilations():
+    head = DenseASPP(4, 2, width=4, inner=16, growth=16, dilations=(3, 6)).eval()
+    x = torch.randn(1, 4, 41, 41, requires_grad=True)
+    head(x)[0, :, 20, 20].sum().backward()
+    seen = x.grad.abs().sum((0, 1)).nonzero() - 20
+    assert seen.unique().tolist() == [-9, -6, -3, 0, 3, 6, 9]
+    assert [branch[1][0].dilation[0] for branch in DenseASPP(8, 3, width=8).branches] == [3, 6, 12, 18, 24]
+
+
+@torch.no_grad()
+def test_psp_puts_means_over_grids_beside_the_map():
+    head, seen, x = PSP(8, 3, width=4).eval(), [], torch.randn(1, 8, 12, 24)
+    head.reduce.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    head(x)
+    assert torch.equal(seen[0][:, :8], x)
+    for i, (grid, cells) in enumerate(zip(head.grids, (1, 2, 3, 6), strict=True)):
+        told = grid[1](nn.functional.avg_pool2d(x, (12 // cells, 24 // cells)))
+        told = nn.functional.interpolate(told, (12, 24), mode="bilinear")
+        torch.testing.assert_close(seen[0][:, 8 + 2 * i : 10 + 2 * i], told)
+
+
 @pytest.mark.parametrize(
     "name", ["resnet18", "seresnet50", "mobilenetv2_100", "tf_efficientnet_lite0", "convnext_atto"]
 )
@@ -95,6 +132,15 @@ def test_weights_of_a_classifier_are_taken(tmp_path):
     made = segmenter("resnetv2_18", 3, units={"res4": 1}, unit=glore.GloRe2d, **options)
     taken = made.backbone.state_dict()
     assert all(torch.equal(value, taken[key]) for key, value in net.state_dict().items() if not key.startswith("head."))
+
+
+def test_a_head_without_weights_is_known(tmp_path):
+    made = partial(segmenter, "resnetv2_18", 3, HEADS["fcn"], options=SMALL)
+    save_file(timm.create_model("resnetv2_18", **SMALL).state_dict(), tmp_path / "backbone.safetensors")
+    first = made(pretrained=str(tmp_path / "backbone.safetensors"))
+    assert first.fresh_classifier
+    save_file(first.state_dict(), tmp_path / "whole.safetensors")
+    assert not made(pretrained=str(tmp_path / "whole.safetensors")).fresh_classifier
 
 
 @pytest.mark.parametrize("classes", [3, 5])

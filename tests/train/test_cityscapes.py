@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from glore.data.cityscapes import LABELS, Cityscapes
+from glore.data.scenes import Scenes
 from glore.train.cityscapes import CityscapesSegment
 
 IDS = [label.id for label in LABELS]
@@ -141,6 +142,7 @@ def test_training_takes_classes_without_instances(tmp_path):
     data = Cityscapes("train", str(tmp_path))
     assert (data.labels(path) == 13).all()
     assert 13 in data[0][1].unique().tolist()
+    assert Cityscapes("train", str(tmp_path), Scenes((2, 3)))[0][1].shape == (2, 3)
 
 
 def test_an_item_is_read_from_its_instances_too(tmp_path):

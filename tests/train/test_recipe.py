@@ -29,6 +29,28 @@ def test_shipped_recipes_parse_with_all_their_variants(name):
         json.dumps(Recipe(variant).constructor)
 
 
+HEADS = {"": '"unit": null', "plain": '"unit": null', "glore": "GloRe2d", "non-local": "NonLocal2d", "psp": "heads.PSP"}
+HEADS |= {"dense aspp": "heads.DenseASPP", "se": "SqueezeExcite2d", "plain+conv": "Bottleneck2d"}
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "segment", "camvid"])
+def test_variants_have_the_heads_that_they_are_called_by(name):
+    tree = read(["--config", name])
+    for variant in tree["compare"]["variants"]:
+        net = varied(tree, variant)["model"]["init_args"]["net"]["init_args"]
+        backbone, _, head = variant.partition(" ") if name == "cityscapes" else (None, None, variant)
+        assert backbone is None or net["name"] == backbone.replace("resnet", "resnetv2_")
+        assert HEADS["plain" if "unit" in net else head] in json.dumps(net), variant
+
+
+def test_camvids_rare_classes_weigh_more():
+    names = pytest.importorskip("glore.data.segments").CamVid.CLASSES
+    init = read(["--config", "camvid"])["model"]["init_args"]
+    weights = dict(zip(names, init["class_weights"], strict=True))
+    ranked = "Road Building Sky Tree Car Pavement Fence SignSymbol Pole Pedestrian Bicyclist"
+    assert " ".join(sorted(names, key=weights.__getitem__)) == ranked
+
+
 @pytest.mark.parametrize("name", ["imagenet", "cityscapes", "kinetics400"])
 def test_each_row_of_a_table_is_compared_with_its_plain_twin(name):
     comparison = Recipe(read(["--config", name])).comparison

@@ -226,15 +226,15 @@ def test_a_label_that_counts_for_nothing_limits_how_many_classes_there_are():
 @pytest.mark.unchecked
 def test_a_picture_is_evaluated_as_the_task_says():
     net, x = torch.nn.Conv2d(3, 4, 3, padding=1), torch.randn(2, 3, 24, 40)
-    views = {"window": (16, 16), "overlap": 0.5, "scales": (0.5, 1.0), "flip": True}
+    views = {"window": (16, 16), "overlap": 0.75, "scales": (0.5, 1.0), "flip": True}
     task = Segment(net, **views).eval()
     assert torch.equal(task.infer(x), probabilities(net, x, **views))
     assert task.seen(x).shape == (2, 3, 12, 20)
     plain = Segment(net).eval()
     assert torch.equal(plain.infer(x), net(x).softmax(1))
-    for name, value in views.items():
-        if name != "overlap":
-            assert not torch.allclose(Segment(net, **{name: value}).eval().infer(x), plain.infer(x))
+    assert (plain.views["overlap"], plain.ohem_min_kept) == (1 / 3, 0.1)
+    for name in ("window", "scales", "flip"):
+        assert not torch.allclose(Segment(net, **{name: views[name]}).eval().infer(x), plain.infer(x))
 
 
 @pytest.mark.unchecked
@@ -455,6 +455,9 @@ def test_a_comparison_ends_in_a_page(root, tmp_path):
     assert not any(isinstance(module, GloRe) for module in heads["plain"].modules())
     assert type(heads["psp"]).__name__ == "PSP"
     page = report.page(grid).read_text()
+    for cell, _ in grid.finished():  # what it shows is trained
+        kept, shown = load_file(cell.folder / "last.safetensors"), report._task(cell).net.state_dict()
+        assert all(torch.equal(kept[name], tensor) for name, tensor in shown.items())
     assert "head.context.0" in page  # its maps
     assert "rgb(30,60,220)" in page  # the classes' own colours
 
@@ -485,6 +488,13 @@ def test_only_hard_positions_enter_the_loss():
         task = Segment(torch.nn.Identity(), ohem_threshold=hardest, ohem_min_kept=least)
         expected = losses.sort(descending=True).values[:count].mean()
         torch.testing.assert_close(task.loss(LOGITS, ALL), expected)
+
+
+def test_hard_positions_are_among_those_that_count():
+    task = Segment(torch.nn.Identity(), ohem_threshold=0.05, ohem_min_kept=0.5)
+    target = torch.tensor([[[0, 0], [IGNORED, IGNORED]]])
+    torch.testing.assert_close(task.loss(LOGITS, target), -LOGITS.softmax(1)[0, 0, 0, 1].log())
+    assert task.loss(LOGITS, torch.full_like(target, IGNORED)) == 0
 
 
 def test_classes_may_weigh_differently_and_ignored_positions_nothing():
@@ -549,7 +559,14 @@ def city(root, *more):
 def test_a_row_of_cityscapes_is_built_and_stepped(cityscapes, name):
     task, data = Recipe(read(city(cityscapes), name)).make()
     units = [module for module in task.modules() if isinstance(module, GloRe)]
-    assert [unit.adjacency().shape for unit in units] == ([(1, 64, 64)] if "glore" in name else [])
+    assert [(unit.channels, unit.n_nodes, unit.n_states) for unit in units] == [(512, 64, 128)] * name.count("glore")
+    optimizer = task.make_optimizer(task.parameters())
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {key: optimizer.defaults[key] for key in ("lr", "momentum")} == {"lr": 0.1, "momentum": 0.9}
+    assert task.schedule(50, 100) == pytest.approx(0.5**0.9)
+    assert (task.auxiliary_weight, task.net.output_stride) == (0.4, 8)
+    assert task.net.auxiliary is not None
+    assert read(["--config", "cityscapes"])["model"]["init_args"]["old_rate"] == 0.1
     step(task, data)
 
 

@@ -98,9 +98,10 @@ def check_unit(tree: Tree, given: Iterable[str]) -> None:
     Raises:
         RecipeError: among the given keys is one for such a unit.
     """
-    net = ((tree.get("model") or {}).get("init_args") or {}).get("net") or {}
-    placeless = net.get("class_path") == "glore.nets.segmenter.segmenter" and not net.get("init_args", {}).get("units")
-    if placeless and any(key.replace("init_args.", "") == "model.net.unit" for key in given):
+    net, values = "model.init_args.net", flat(tree)
+    placed = any(value for key, value in values.items() if key.startswith(f"{net}.init_args.units"))
+    segments = values.get(f"{net}.class_path") == "glore.nets.segmenter.segmenter"
+    if segments and not placed and any(key.replace("init_args.", "") == "model.net.unit" for key in given):
         raise RecipeError(
             "model.net.unit is the unit in the backbone, which has no place there (model.net.units): that in the "
             "head is model.net.head.unit"

@@ -62,6 +62,7 @@ EXCLUDED = {  # how a line begins, and why it is not run
     "glore fit --config camvid --data.root camvid --model.backbone": "another network than SMALL's, some minutes",
     "glore compare --config finetune --data.root cifar10_small": "the measurement itself, an hour",
     "glore compare --config camvid --data.root camvid --model.backbone": "likewise",
+    "glore compare --config camvid --data.root camvid --variant": "likewise",
     "glore compare --config benchmarks/camvid_narrow.yaml": "likewise",
 }
 

@@ -58,7 +58,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command, and return its exit code: 0, 1 if part of the work failed, 2 if it could not be done as asked."""
+    """Run a command, and return its exit code.
+
+    It is 0, 1 if part of the work failed, 2 if it could not be done as asked, and 130 if it was interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # the name of a file may be bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")

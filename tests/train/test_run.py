@@ -355,7 +355,7 @@ def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
 
     classes = [str(k) for k in range(19)]
     dataset = type("Own", (list,), {"classes": classes})([0])
-    writer = Write(tmp_path, dataset, classes)
+    writer = Write(tmp_path, dataset)
     logits = torch.eye(19)[torch.arange(19)].T[None, :, None]  # (1, 19, 1, 19)
     writer.write_on_batch_end(None, None, (torch.tensor([0]), logits), None, None, 0, 0)
     assert np.array(Image.open(tmp_path / "000000.png")).tolist() == [list(range(19))]

@@ -340,7 +340,7 @@ def test_masks_of_a_dataset_of_ones_own_do_not_replace_files(tmp_path):
     write(tmp_path / "000001.png", np.zeros((4, 4)))
     logits = torch.zeros(2, 2, 4, 4)
     with pytest.raises(ValueError, match=r"000001\.png is there already"):
-        Write(tmp_path, Own([0, 0]), ["a", "b"], replace=False).write_on_batch_end(
+        Write(tmp_path, Own([0, 0]), replace=False).write_on_batch_end(
             None, None, (torch.arange(2), logits), None, None, 0, 0
         )
     assert [path.name for path in tmp_path.iterdir()] == ["000001.png"]
@@ -361,6 +361,20 @@ def test_pictures_are_normalised_as_the_backbones_weights_want_it(root):
         made = Recipe(read(flags(root, "--model.backbone", name, "--model.net.options", "null")))
         preset = made.resolved["data"]["dataset"]["init_args"]["preset"]
         assert preset["init_args"]["mean"][0] == mean
+
+
+def test_what_could_not_be_read_stays_named_when_a_training_goes_on(root, tmp_path):
+    (root / "masks/val/3.png").write_bytes(b"")
+    made = Recipe(read(flags(root, "--epochs", "3", "--trainer.check_val_every_n_epoch", "2")))
+    stopped = runs.prepare(made, tmp_path / "run")
+    stopped.trainer.callbacks.append(Steps(stop=9))
+    with pytest.raises(ZeroDivisionError):
+        stopped.fit()
+    (root / "masks/train/5.png").write_bytes(b"")
+    assert runs.prepare(made, tmp_path / "run", empty=True).fit()
+    with (tmp_path / "run/broken.csv").open() as file:
+        rows = [(row["split"], row["name"]) for row in csv.DictReader(file)]
+    assert rows == [("train", str(root / "images/train/5.png")), ("val", str(root / "images/val/3.png"))]
 
 
 def test_masks_of_which_none_can_be_read_are_told_with_a_reason(root, tmp_path, capsys):

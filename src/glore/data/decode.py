@@ -146,8 +146,7 @@ class Video:
                 else:
                     raise ValueError(f"frame {rest[0]} of {self.frames} cannot be decoded")
                 rest = [index for index in rest if index not in found]
-        with self._blamed():  # frames may change their size
-            return torch.from_numpy(np.stack([found[index] for index in indices]))
+            return torch.from_numpy(np.stack([found[index] for index in indices]))  # whose sizes may differ
 
     def check(self) -> None:
         """Decode all frames.

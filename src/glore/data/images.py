@@ -116,7 +116,7 @@ class ImageFolder(Pictures):
 class ImageNet(ImageFolder):
     """ImageNet-1k in its standard folders, `root/train/n01440764/…` and `root/val/…`, with classes by what they show.
 
-    Arguments: `ImageFolder`. Other folders than ImageNet's thousand keep their names for their classes.
+    Arguments: `ImageFolder`, without `held_out`. Other folders than ImageNet's thousand are classes by their own names.
     """
 
     # SHA-256 of the folders' names, in order

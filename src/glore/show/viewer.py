@@ -105,21 +105,21 @@ def grids(looks: Iterable[Look], folder: Path, nodes: int = 4, replace: bool = T
     Raises:
         ValueError: it, or what else is written there, would take the place of a sample, or of another file.
     """
-    files: dict[str, Look] = {}
+    named: dict[str, Look] = {}
     for i, look in enumerate(looks):
-        taken = (*files, Path(MIXING).stem)
+        taken = (*named, Path(MIXING).stem)
         stem = f"{look.stem}_{i}" if look.stem in taken else look.stem
         while stem in taken:  # another sample's own name
             stem += "_"
-        files[stem] = look
-    samples = {Path(look.name).resolve() for look in files.values()}
-    for name in (PAGE, MIXING, *(f"{stem}{suffix}" for stem in files for suffix in (".png", ".gif"))):
+        named[stem] = look
+    samples = {Path(look.name).resolve() for look in named.values()}
+    for name in (PAGE, MIXING, *(f"{stem}{suffix}" for stem in named for suffix in (".png", ".gif"))):
         path = folder / name
         if path.resolve() in samples or (path.exists() and not replace):
             raise ValueError(f"{path} would be replaced by maps: give another folder (--to)")
     return (
         pictures.save(pictures.grid([_row(look, unit, nodes) for unit in look.units]), folder / stem)
-        for stem, look in files.items()
+        for stem, look in named.items()
     )
 
 

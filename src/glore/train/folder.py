@@ -88,10 +88,10 @@ class Keep(Checkpoint):
         self.stopped = False  # early, by another callback
         self.data: str | None = None  # the fingerprint of the training samples
         self.validated = self.trained = False  # this epoch, and anything by this process
-        self.faults: dict[tuple[str, int], str] = {}
+        self.faults: dict[tuple[str, int], dict[str, Any]] = {}  # by split and item: a row of what could not be read
 
     def state_dict(self) -> dict[str, Any]:
-        kept = ("curves", "step_seconds", "waited", "spent", "stopped", "data")
+        kept = ("curves", "step_seconds", "waited", "spent", "stopped", "data", "faults")
         return {name: getattr(self, name) for name in kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -174,15 +174,12 @@ class Keep(Checkpoint):
         if trainer.is_global_zero:
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             write_csv(self.folder / "curves.csv", self.curves)
-            rows = []
-            for split, items in unread.items():
-                for item in sorted(items):
-                    if (split, item) not in self.faults:
-                        self.faults[split, item] = fault(data.split(split), item)
-                    name, why = named(data.split(split), item), self.faults[split, item]
-                    rows.append({"split": split, "item": item, "name": name, "error": why})
-            if rows:
-                write_csv(self.folder / BROKEN, rows)
+            new = {(split, item) for split, items in unread.items() for item in items} - self.faults.keys()
+            for split, item in new:
+                about = {"name": named(data.split(split), item), "error": fault(data.split(split), item)}
+                self.faults[split, item] = {"split": split, "item": item, **about}
+            if self.faults:
+                write_csv(self.folder / BROKEN, [row for _, row in sorted(self.faults.items())])
         self.stopped = trainer.should_stop
         # last of all: what is written before it is written again when a killed run goes on from the epoch before
         trainer.save_checkpoint(self.folder / RESUME, storage_options={"best": best})

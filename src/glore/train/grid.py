@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Cell:
 
     variant: str
     seed: int
-    tree: Tree = field(hash=False)
+    tree: Tree
     folder: Path
 
     @cached_property

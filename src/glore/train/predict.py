@@ -45,15 +45,15 @@ class Write(BasePredictionWriter):
     Args:
         folder: where to; made if need be.
         dataset: of what is predicted.
-        classes: their names.
         top: how many classes a row of the table has.
         replace: whether files that are there may be replaced, as those of earlier predictions may; never those of the
             data set itself.
     """
 
-    def __init__(self, folder: Path, dataset: Any, classes: list[str], top: int = 5, replace: bool = True) -> None:
+    def __init__(self, folder: Path, dataset: Any, top: int = 5, replace: bool = True) -> None:
         super().__init__("batch")
-        self.folder, self.dataset, self.classes, self.top = folder, dataset, classes, min(top, len(classes))
+        self.folder, self.dataset, self.classes = folder, dataset, list(dataset.classes)
+        self.top = min(top, len(self.classes))
         self.rows: list[dict[str, Any]] = []
         samples = dataset.samples if isinstance(dataset, Samples) else []
         self.pictures = [path for path, *_ in samples]

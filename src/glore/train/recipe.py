@@ -32,7 +32,7 @@ from glore.weights import files
 
 # What changes where or how a run runs, but not what it computes: left out of the hash, free to change in a folder
 ELSEWHERE = (
-    *("data.workers", "data.eval_batch_size", "data.seed", "data.dataset.init_args.root"),
+    *("data.workers", "data.eval_batch_size", "data.dataset.init_args.root"),
     *("trainer.accelerator", "trainer.strategy", "trainer.devices", "trainer.num_nodes"),
     *("trainer.logger", "trainer.log_every_n_steps", "trainer.profiler", "trainer.barebones"),
     *("trainer.enable_model_summary", "trainer.enable_autolog_hparams"),

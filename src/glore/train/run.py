@@ -223,8 +223,7 @@ class Run:
             self.take_files(paths, weights)
         else:
             self._check_classes("test", weights)
-        dataset = self.data.split("test")
-        writer = Write(folder, dataset, list(dataset.classes), top, replace)
+        writer = Write(folder, self.data.split("test"), top, replace)
         self.trainer.callbacks.append(writer)  # type: ignore[attr-defined]
         with quiet(), self.data.unlabelled():
             self.trainer.predict(self.task, datamodule=self.data, return_predictions=False)
@@ -323,12 +322,12 @@ class Run:
         }
         if self.trainer.is_global_zero:
             counts = torch.stack(list(self.task.samples.values()))  # in order
-            whole = (torch.uint8, torch.int32, torch.int64)
-            least, most = counts.min(), counts.max()
-            fitting = (t for t in whole if torch.iinfo(t).min <= least and most <= torch.iinfo(t).max)
-            smallest = next(fitting, counts.dtype) if counts.dtype in whole else counts.dtype
+            if not counts.is_floating_point():
+                least, most, whole = counts.min(), counts.max(), (torch.uint8, torch.int32, torch.int64)
+                smallest = next(t for t in whole if torch.iinfo(t).min <= least and most <= torch.iinfo(t).max)
+                counts = counts.to(smallest)
             with files.replacing(self.folder / SAMPLES) as draft:
-                save_file({"counts": counts.to(smallest)}, draft)
+                save_file({"counts": counts}, draft)
             files.write(self.folder / RESULT, json.dumps(result, indent=2) + "\n")
         return result
 

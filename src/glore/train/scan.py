@@ -69,7 +69,7 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
             name = dataset.name(index)
             known = before.get((name, _state(dataset, index)))
             if known and not known["fault"]:  # what was wrong may have been mended elsewhere, as in a list of classes
-                rows.setdefault(name, known)
+                rows.setdefault(name, {**known, "split": split})
             elif name not in rows:
                 new.append(index)
         with (folder / SCAN).open("a", newline="", encoding="utf-8", errors="backslashreplace") as file:

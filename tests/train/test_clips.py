@@ -133,9 +133,12 @@ def test_a_scan_names_what_cannot_be_used(videos, tmp_path, capsys, workers):
 
     (videos / "red/text.mp4").write_bytes((videos / "red/1.mp4").read_bytes())  # mended
     table = (tmp_path / "scan/scan.csv").read_bytes()
-    (tmp_path / "scan/scan.csv").write_bytes(table[:-30])  # a scan that was stopped
+    other = table[:-30].replace(b"train,", b"val,")  # a scan that was stopped, of files that were in other splits
+    (tmp_path / "scan/scan.csv").write_bytes(other)
     assert main(arguments) == 1
     assert f"{count} files, of which {len(broken) - 1} cannot be used" in capsys.readouterr().out
+    with (tmp_path / "scan/scan.csv").open() as file:
+        assert {(row["name"], row["split"]) for row in csv.DictReader(file)} == {(r["name"], r["split"]) for r in rows}
 
 
 def test_what_kinds_of_videos_can_be_trained_on(videos, tmp_path):

@@ -14,7 +14,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 import browser
-from glore.show import figures, report, tables
+from glore.show import classes, figures, report, tables
 from glore.train import compare
 from glore.train.grid import Grid
 from glore.train.recipe import Comparison
@@ -151,7 +151,7 @@ def test_what_came_out_for_each_class(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
     split = SimpleNamespace(classes=["a", "b"])
     task = SimpleNamespace(samples={0: torch.tensor([[3, 1], [2, 4]])}, confusion=Segment.confusion)
-    report.classes(SimpleNamespace(task=task, data=SimpleNamespace(split=lambda name: split)), tmp_path)
+    classes.write(SimpleNamespace(task=task, data=SimpleNamespace(split=lambda name: split)), tmp_path)
     with (tmp_path / "classes.csv").open() as file:
         first, _ = csv.DictReader(file)
     assert first == {"class": "a", "count": "4", "recall": "0.75", "precision": "0.6", "iou": "0.5"}

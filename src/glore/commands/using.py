@@ -55,14 +55,14 @@ def validate(options: argparse.Namespace, flags: list[str]) -> int:
 
 def test(options: argparse.Namespace, flags: list[str]) -> int:
     """Print the scores on the test split, and show which classes are taken for which."""
-    from glore.show import report
+    from glore.show import classes
     from glore.train import run
 
     this = _of_folder(options, flags, alone=False)
     scores = this.evaluate("test", options.weights)
     if run.first_process():
         _print_scores(scores)
-        print(*report.classes(this, options.out / "test"), sep="\n")
+        print(*classes.write(this, options.out / "test"), sep="\n")
     return 0
 
 

@@ -198,15 +198,8 @@ def where(model: nn.Module, units: Units, example: Tensor) -> dict[str, Sequence
                 raise ValueError(f"units={dict(units)!r}: {stage} is named twice, by its path and by a stage")
             chosen[stage] = wanted
             continue
-        if stage not in stages:
-            raise ValueError(f"units={dict(units)!r}: no {stage}; this network has {', '.join(sorted(stages))}")
-        there = stages[stage]
-        try:
-            picked = block_indices(len(there), wanted)
-        except ValueError as error:
-            raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error} (in a recipe, --model.net.units)") from None
-        for index in picked:
-            container, block = there[index]
+        for index in block_indices(units, stage, stages):
+            container, block = stages[stage][index]
             if container in units:
                 raise ValueError(f"units={dict(units)!r}: {container} is named twice, by its path and by {stage}")
             chosen.setdefault(container, []).append(block)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -16,10 +16,20 @@ Net = TypeVar("Net", bound=nn.Module)
 PUBLISHED = {(23, 3): (5, 11, 17)}  # (blocks, units) → places in the published ResNet-101, where they are not spread
 
 
-def block_indices(count: int, wanted: int | Sequence[int]) -> tuple[int, ...]:
-    """As `glore.insert.indices`, but where the published networks have another order."""
+def block_indices(units: Units, stage: str, stages: Mapping[str, Any]) -> tuple[int, ...]:
+    """The blocks of a stage that get units: as `glore.insert.indices`, but where the published networks have others.
+
+    Raises:
+        ValueError: there is no such stage, or no such places in it.
+    """
+    if stage not in stages:
+        raise ValueError(f"units={dict(units)!r}: no {stage}; this network has {', '.join(sorted(stages))}")
+    count, wanted = len(stages[stage]), units[stage]
     published = PUBLISHED.get((count, int(wanted))) if isinstance(wanted, Integral) else None
-    return published or indices(count, wanted)
+    try:
+        return published or indices(count, wanted)
+    except ValueError as error:
+        raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error} (in a recipe, --model.net.units)") from None
 
 
 def check_place(
@@ -71,15 +81,7 @@ def equipped(
         stages = {
             name: module for name, module in net.get_submodule(container).named_children() if name.startswith("res")
         }
-        where = {}
-        for stage, wanted in units.items():
-            if stage not in stages:
-                raise ValueError(f"units={dict(units)!r}: no {stage}; this network has {', '.join(stages)}")
-            try:
-                chosen = block_indices(len(stages[stage]), wanted)  # type: ignore[arg-type]
-            except ValueError as error:
-                raise ValueError(f"units={{{stage!r}: {wanted!r}}}: {error}") from None
-            where[f"{container}.{stage}".lstrip(".")] = chosen
+        where = {f"{container}.{stage}".lstrip("."): block_indices(units, stage, stages) for stage in units}
         insert(net, where, unit, example=example)
     if pretrained:
         from glore.nets.pretrained import load_pretrained  # reads files with timm

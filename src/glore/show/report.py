@@ -21,11 +21,10 @@ import glore
 from glore.data.broken import BrokenSampleError
 from glore.show import figures, maps, pictures, tables
 from glore.train import results
-from glore.train.folder import locked, write_csv
+from glore.train.folder import locked
 from glore.train.grid import Cell, Grid
 from glore.train.predict import palette
 from glore.train.results import Verdict
-from glore.train.run import Run
 from glore.train.task import Task, taught
 from glore.units import GloRe
 from glore.weights import files
@@ -33,7 +32,6 @@ from glore.weights import files
 SCENES, NODES = 4, 7
 FEW = 6  # scores that a table shows before the costs
 SMALL = 100  # pixels of width up to which many pictures stand in a row
-COUNTS = ("parameters", "multiply_adds", "step_ms")
 
 
 def summary(grid: Grid) -> str:
@@ -50,34 +48,6 @@ def page(grid: Grid) -> Path:
     return path
 
 
-def classes(this: Run, folder: Path) -> tuple[Path, ...]:
-    """Write what came out for each class of the test split, once evaluated, and the confusions as counts and a picture.
-
-    Returns:
-        The paths of `classes.csv`, a row a class; of `confusion.csv`, a row a true class and a column a predicted one;
-        and of `confusion.png`, their shares.
-    """
-    names = list(this.data.split("test").classes)
-    counts = this.task.confusion(torch.stack(list(this.task.samples.values())), len(names))
-    hits, true, told = counts.diagonal(), counts.sum(1), counts.sum(0)
-    shares = {"recall": hits / true, "precision": hits / told, "iou": hits / (true + told - hits)}
-    rows = [
-        {
-            "class": name,
-            "count": int(true[k]),
-            **{score: round(float(values[k]), 6) for score, values in shares.items()},
-        }
-        for k, name in enumerate(names)
-    ]
-    table, confusions, picture = (folder / name for name in ("classes.csv", "confusion.csv", "confusion.png"))
-    write_csv(table, rows)
-    with files.replacing(confusions) as draft, draft.open("w", newline="", encoding="utf-8") as file:
-        lines = zip(names, counts.tolist(), strict=True)
-        csv.writer(file).writerows([["true class", *names], *([name, *line] for name, line in lines)])
-    files.write(picture, figures.confusion(counts, names))
-    return table, confusions, picture
-
-
 def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """A row a variant: each score as mean ± standard deviation over seeds in points, then what it costs."""
     published = grid.comparison.published
@@ -86,7 +56,7 @@ def _summary(grid: Grid, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     for variant in variants:
         own = [row for row in rows if row["variant"] == variant]
         line = {"variant": variant, "seeds": str(len(own))}
-        scores = [name for name in own[0] if name not in ("variant", "seed", *COUNTS)]
+        scores = [name for name in own[0] if name not in ("variant", "seed", *results.COSTS)]
         scores.sort(key=lambda name: name != grid.metric)  # the verdict's first, for narrow screens
         first = len(scores) if len(scores) <= FEW else 1  # many come behind the costs
         line |= {name: _mean([100 * row[name] for row in own]) for name in scores[:first]}

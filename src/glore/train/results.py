@@ -17,6 +17,7 @@ from glore.train.grid import Cell, Grid
 from glore.weights import files
 
 TABLE, VERDICT, PAGE = "results.csv", "verdict.txt", "report.html"
+COSTS = ("parameters", "multiply_adds", "step_ms")
 LOCK = ".results.lock"  # the folder may be that of a run too, which has a lock of its own
 
 
@@ -27,7 +28,7 @@ def rows(grid: Grid) -> list[dict[str, Any]]:
             "variant": cell.variant,
             "seed": cell.seed,
             **result["metrics"],
-            **{name: result[name] for name in ("parameters", "multiply_adds", "step_ms")},
+            **{name: result[name] for name in COSTS},
         }
         for cell, result in grid.finished()
     ]

@@ -233,11 +233,11 @@ def test_the_size_of_an_input_is_known_without_the_data(tmp_path, monkeypatch, f
 
 
 def test_a_size_that_is_not_known_is_asked_for(capsys, tmp_path, monkeypatch):
-    def spread(*arguments):
+    def item(*arguments):
         raise FileNotFoundError("scenes/ is missing")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("glore.train.data.Data.spread", spread)
+    monkeypatch.setattr("glore.train.data.Data.item", item)
     code, _, err = glore(capsys, "export", "--config", "digits", "--weights", "start")
     assert code == 2
     assert "the size of an input is not known (scenes/ is missing): give --size, such as --size 224" in err

@@ -138,7 +138,7 @@ def test_pictures_with_a_class_have_what_each_variant_says_below(tmp_path, class
     assert len(said) == report.SCENES
     assert sum(text.startswith("glore: ") for text in page.text) == report.SCENES
     with pytest.MonkeyPatch.context() as patch:  # results may be kept without their data, and without weights
-        patch.setattr("glore.train.data.Data.spread", Mock(side_effect=FileNotFoundError))
+        patch.setattr("glore.train.data.Data.item", Mock(side_effect=FileNotFoundError))
         assert "truth: " not in report.page(grid).read_text()
     for weights in tmp_path.glob("*/seed*/last.safetensors"):
         weights.unlink()

@@ -87,7 +87,9 @@ def test_the_bar_of_an_evaluation_is_gone_before_anything_else_is_said(tree, tmp
     progress = Progress()
     runs.prepare(Recipe(tree), tmp_path, progress).evaluate()
     assert progress.evaluation is None
-    assert not capsys.readouterr().err  # which is no terminal here
+    said = capsys.readouterr().err
+    assert "evaluation: 100%" in said
+    assert "\r" not in said, "which is a log, and no terminal"
 
 
 @pytest.mark.parametrize(

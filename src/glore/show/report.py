@@ -95,7 +95,8 @@ def _page(grid: Grid, rows: list[dict[str, Any]], verdicts: list[Verdict]) -> st
     data = shown[0].recipe.make_data() if shown else None
     scenes = []
     with suppress(FileNotFoundError, BrokenSampleError):  # results may be looked at without their data
-        scenes = data.spread("test", SCENES) if data else []
+        items = (data.item("test", index) for index in data.chosen("test", SCENES)) if data else ()
+        scenes = [(x, torch.as_tensor(y)) for x, y in items]
     visible = bool(scenes) and scenes[0][0].dim() > 2  # not of sequences
     labels = visible and scenes[0][1].dim() > 0  # a class for each position
     names = finished[0][1]["classes"]

@@ -232,11 +232,6 @@ class Data(LightningDataModule):
         several = getattr(dataset, "views", 1) > 1
         return torch.as_tensor(x)[0] if several else torch.as_tensor(x), y
 
-    def spread(self, split: str, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Some items from all over a split, whose targets are known, as `item` gives them."""
-        items = (self.item(split, index) for index in self.chosen(split, count))
-        return [(x, torch.as_tensor(y)) for x, y in items]
-
     @property
     def training_steps(self) -> int:
         """How many steps of the optimizer a whole training has.

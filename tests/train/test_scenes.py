@@ -343,6 +343,10 @@ def test_masks_of_a_dataset_of_ones_own_do_not_replace_files(tmp_path):
         Write(tmp_path, Own([0, 0]), replace=False).write_on_batch_end(
             None, None, (torch.arange(2), logits), None, None, 0, 0
         )
+    with pytest.raises(ValueError, match="a mask holds at most 256 classes, and the network has 257: join some"):
+        Write(tmp_path, Own([0])).write_on_batch_end(
+            None, None, (torch.arange(1), torch.zeros(1, 257, 4, 4)), None, None, 0, 0
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["000001.png"]
 
 

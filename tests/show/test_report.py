@@ -1,24 +1,20 @@
 """The page: whole, self-contained, and true to the results."""
 
-import csv
 import io
 import re
 from html.parser import HTMLParser
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 pytest.importorskip("matplotlib")
 import browser
-from glore.show import classes, figures, report, tables
+from glore.show import figures, report, tables
 from glore.train import compare
 from glore.train.grid import Grid
 from glore.train.recipe import Comparison
-from glore.train.segment import Segment
 from glore.train.tree import put
 
 
@@ -143,21 +139,6 @@ def test_pictures_with_a_class_have_what_each_variant_says_below(tmp_path, class
     for weights in tmp_path.glob("*/seed*/last.safetensors"):
         weights.unlink()
     assert "truth: " not in report.page(grid).read_text()
-
-
-@pytest.mark.unchecked
-def test_what_came_out_for_each_class(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(figures, "_png", lambda figure: drawn.append(figure) or b"")
-    split = SimpleNamespace(classes=["a", "b"])
-    task = SimpleNamespace(samples={0: torch.tensor([[3, 1], [2, 4]])}, confusion=Segment.confusion)
-    classes.write(SimpleNamespace(task=task, data=SimpleNamespace(split=lambda name: split)), tmp_path)
-    with (tmp_path / "classes.csv").open() as file:
-        first, _ = csv.DictReader(file)
-    assert first == {"class": "a", "count": "4", "recall": "0.75", "precision": "0.6", "iou": "0.5"}
-    axes = drawn[0].axes[0]
-    assert axes.images[0].get_array()[0].tolist() == [0.75, 0.25]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
 
 
 def test_sequences_have_a_page_without_pictures(tmp_path, tree):

@@ -366,6 +366,15 @@ def test_masks_hold_more_classes_than_the_palette(tree, tmp_path, monkeypatch):
 GOES_ON = "interrupted; the same command goes on from the last completed epoch"
 
 
+@pytest.fixture
+def heeding_interrupts():
+    """As in a terminal: what a shell runs in the background is made to ignore SIGINT, tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_an_interrupted_training_says_how_to_go_on(tree, recipe_path, tmp_path, capsys, number):
     put(tree, "trainer.callbacks", [{"class_path": "made.Signal", "init_args": {"number": int(number)}}])
@@ -380,7 +389,7 @@ def test_an_interrupted_training_says_how_to_go_on(tree, recipe_path, tmp_path, 
 def test_a_training_whose_group_is_interrupted_says_how_to_go_on(recipe_path, tmp_path, number):
     """Its workers get the signal too: Ctrl-C and schedulers send it to all."""
     flags = ("--config", recipe_path, "--out", tmp_path, "--epochs", "5000", "--data.workers", "1")
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs are made to ignore
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command("fit", *flags), preexec_fn=heed, start_new_session=True, **pipes) as process:
         try:

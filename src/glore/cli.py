@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRAS.get(getattr(error, "name", None) or (absent[1] if absent else ""))
         said = LOADING.sub("", str(error)) + (f": pip install 'glore[{extra}]'" if extra else "")
         if not isinstance(error, FAULTS):
-            said += " Give a smaller --data.batch_size or --data.eval_batch_size, or in segmentation --model.window"
+            views = "--model.window, for maps --model.scales"
+            said += f" Give a smaller --data.batch_size or --data.eval_batch_size, or in segmentation {views}"
         print(f"glore: {' '.join(said.split())}", file=sys.stderr)
         return 2
 

@@ -1,10 +1,14 @@
 """What the nodes look at, against the branch with a node's term really taken away."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from glore import GloRe2d, GloRe3d
+from glore.nets.heads import FCN
+from glore.nets.segmenter import segmenter
 from glore.show import maps
 from oracle import live
 
@@ -39,11 +43,20 @@ def test_maps_of_a_network_in_the_order_of_its_units():
     assert (first.path, second.path) == ("1", "3")
     assert second.projection.shape == (3, 7, 7)
     assert second.mixing.shape == (2, 3, 3)
+    assert second.extent == (1, 1)
     assert sorted(second.ranked) == [0, 1, 2]
     assert second.energy[second.ranked[0]] == second.energy.max()
     torch.testing.assert_close(second.mixing[0], torch.eye(3) + net[3].graph_layers[0].nodes.weight[..., 0])
     assert all(module.training for module in net.modules())
     assert not any(module._forward_pre_hooks for module in net.modules())
+
+
+def test_maps_of_a_segmenter_go_as_far_as_it_fills_the_sample():
+    pytest.importorskip("timm")
+    net = segmenter("resnetv2_18", 3, partial(FCN, width=8, unit=GloRe2d), 32, options={"channels": (8, 8, 8, 8)})
+    (seen,) = maps.unit_maps(net, torch.randn(1, 3, 40, 64))
+    assert seen.projection.shape[1:] == (2, 2)
+    assert seen.extent == (64 / 40, 1)
 
 
 @pytest.mark.parametrize("layers", [1, 3])

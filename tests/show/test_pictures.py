@@ -30,7 +30,7 @@ def test_masks_have_the_palettes_colours():
 
 def test_a_map_is_red_above_its_median_and_blue_below():
     weights = torch.tensor([[5.0, 1.0], [1.0, -3.0]])
-    (shown,) = pictures.overlay(torch.zeros(1, 2, 2), weights).astype(int)
+    (shown,) = pictures.overlay(torch.zeros(1, 2, 2), weights, (1, 1)).astype(int)
     assert shown[0, 0, 0] > shown[0, 0, 2]
     assert shown[1, 1, 2] > shown[1, 1, 0]
     assert shown[0, 1].tolist() == [0, 0, 0]
@@ -38,10 +38,20 @@ def test_a_map_is_red_above_its_median_and_blue_below():
 
 def test_a_map_of_fewer_frames_lies_over_all_of_them():
     weights = torch.stack([k * torch.ones(2, 2) for k in (1, 0, -1)])
-    shown = pictures.overlay(torch.zeros(3, 8, 6, 6), weights).astype(int)
+    shown = pictures.overlay(torch.zeros(3, 8, 6, 6), weights, (1, 1, 1)).astype(int)
     assert shown.shape == (8, 6, 6, 3)
     assert (shown[0, ..., 0] > shown[0, ..., 2]).all()
     assert (shown[7, ..., 2] > shown[7, ..., 0]).all()
+
+
+def test_a_map_of_a_filled_sample_lies_where_its_cells_do():
+    weights = torch.zeros(4, 4)
+    weights[2, 3] = 1
+    (shown,) = pictures.overlay(torch.zeros(3, 90, 100), weights, (128 / 90, 128 / 100)).astype(int)
+    row, column = np.unravel_index(shown[..., 0].argmax(), (90, 100))
+    assert (64 < row < 89, column) == (True, 99)  # the cell's centre is at 80, 112
+    assert not shown[:48].any()
+    assert not shown[:, :80].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 30), (4, 20, 30), (3, 500, 900)])

@@ -125,6 +125,22 @@ def test_the_page_answers_to_clicks(tmp_path):
 
 @pytest.mark.unchecked
 @browser.needed
+def test_cells_beyond_a_sample_are_not_seen(tmp_path):
+    (look,) = looks(count=1)
+    filled = [replace(unit, extent=(24 / 20, 36 / 30)) for unit in look.units]
+    path = viewer.page([replace(look, sample=look.sample[:, :20, :30], units=filled)], tmp_path, "filled")
+    with browser.opened(path) as page:
+        page.wait_for_function("document.getElementById('told').textContent")
+        box = page.locator("#view").bounding_box()
+        page.mouse.click(box["x"] + box["width"] * 3.5 / 15, box["y"] + box["height"] * 9.5 / 10)
+        page.wait_for_function("document.getElementById('told').textContent.includes('row 10 of 12, column 4 of 18')")
+        page.locator("#view").press("ArrowDown")
+        page.locator("#view").press("ArrowRight")
+        page.wait_for_function("document.getElementById('told').textContent.includes('row 10 of 12, column 5 of 18')")
+
+
+@pytest.mark.unchecked
+@browser.needed
 def test_the_page_of_a_clip_has_a_clock(tmp_path):
     seen = looks(GloRe3d, (6, 16, 20), layers=1, count=1)
     with browser.opened(viewer.page(seen, tmp_path, "clip"), width=390) as page:

@@ -44,12 +44,16 @@ class Segmenter(nn.Module):
     def forward(
         self, x: Float[Tensor, "b c h w"]
     ) -> Float[Tensor, "b k h w"] | tuple[Float[Tensor, "b k h w"], Float[Tensor, "b k h w"]]:
-        size, x = x.shape[2:], _filled(x, self.output_stride)
+        size, x = x.shape[2:], self.filled(x)
         before, last = _maps(self.backbone, x)
         logits = _laid_over(self.head(last), x, size)  # (b, k, h, w)
         if self.auxiliary is None or not self.training:
             return logits
         return logits, _laid_over(self.auxiliary(before), x, size)
+
+    def filled(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c i j"]:
+        """Pictures as the backbone takes them, with zeros to the right and below up to whole cells."""
+        return _filled(x, self.output_stride)
 
 
 def segmenter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,12 +26,15 @@ class UnitMaps:
         projection: the projection map P, (n, *space): with what weight each position goes to each node and comes back.
         energy: share of the branch's energy that goes when a node's term is removed, (n).
         mixing: I − A of each graph layer, (g, n, n): how much of node j ends in node i.
+        extent: what a map covers along each axis of space, as a share of the sample: above 1 where the network fills
+            samples up to whole cells, as `glore.nets.segmenter` does.
     """
 
     path: str
     projection: Float[Tensor, "n *space"]
     energy: Float[Tensor, "n"]
     mixing: Float[Tensor, "g n n"]
+    extent: tuple[float, ...]
 
     @property
     def ranked(self) -> list[int]:
@@ -72,10 +76,13 @@ def unit_maps(net: nn.Module, sample: Tensor) -> list[UnitMaps]:
     if not units:
         raise ValueError("the network has no GloRe unit: glore.insert puts them in")
     seen: list[UnitMaps] = []
+    fill: Any = getattr(net, "filled", None)
+    whole = fill(sample) if fill else sample
+    extent = tuple(side / own for side, own in zip(whole.shape[2:], sample.shape[2:], strict=True))
 
     def look(unit: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(unit, GloRe)
-        seen.append(_maps(units[unit], unit, inputs[0]))
+        seen.append(_maps(units[unit], unit, inputs[0], extent))
 
     handles = [unit.register_forward_pre_hook(look) for unit in units]
     try:
@@ -118,7 +125,7 @@ def node_energy(unit: GloRe, x: Float[Tensor, "1 c *space"]) -> Float[Tensor, "n
     return (2 * with_branch - alone) / branch.square().sum().clamp_min(torch.finfo(torch.double).tiny)
 
 
-def _maps(path: str, unit: GloRe, x: Tensor) -> UnitMaps:
+def _maps(path: str, unit: GloRe, x: Tensor, extent: tuple[float, ...]) -> UnitMaps:
     adjacency = unit.adjacency()
     mixing = torch.eye(adjacency.shape[-1], device=adjacency.device) - adjacency
-    return UnitMaps(path, unit.project(x)[0].cpu(), node_energy(unit, x).cpu(), mixing.cpu())
+    return UnitMaps(path, unit.project(x)[0].cpu(), node_energy(unit, x).cpu(), mixing.cpu(), extent)

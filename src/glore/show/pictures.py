@@ -41,16 +41,23 @@ def mask(labels: Tensor, palette: bytes) -> np.ndarray:
     return table[frames.numpy().astype(np.uint8)]
 
 
-def overlay(sample: Tensor, weights: Tensor) -> np.ndarray:
-    """A map (*space) over a sample (c, *space) of any size: red above the map's median, blue below."""
-    grey = picture(sample).astype(float).mean(3, keepdims=True) / 255
+def overlay(sample: Tensor, weights: Tensor, extent: Sequence[float]) -> np.ndarray:
+    """A map (*space) over a sample (c, *space) of any size: red above the map's median, blue below.
+
+    Args:
+        sample: as a network takes it.
+        weights: the map.
+        extent: what the map covers along each axis of space, as a share of the sample, at least 1.
+    """
+    grey = picture(sample).mean(3, keepdims=True, dtype=np.float32) / 255
     apart = weights - weights.median()
     apart = apart / apart.abs().max().clamp_min(1e-12)
     apart = apart[None] if apart.dim() == 2 else apart  # (t, h, w)
-    size = list(grey.shape[:3])
-    smooth = F.interpolate(apart[None, None].float(), size, mode="trilinear", align_corners=False)[0, 0]
+    t, h, w = grey.shape[:3]
+    covered = [t, round(h * extent[-2]), round(w * extent[-1])]
+    smooth = F.interpolate(apart[None, None].float(), covered, mode="trilinear", align_corners=False)[0, 0, :, :h, :w]
     value = smooth.clamp(-1, 1).numpy()[..., None]  # (t, h, w, 1)
-    colour = np.where(value > 0, np.array([1.0, 0.35, 0.25]), np.array([0.25, 0.5, 1.0]))
+    colour = np.where(value > 0, *np.array([[1.0, 0.35, 0.25], [0.25, 0.5, 1.0]], np.float32))
     share = 0.85 * np.abs(value)
     return (255 * (grey * 0.75 * (1 - share) + colour * share)).round().astype(np.uint8)
 

@@ -206,7 +206,7 @@ def _maps(tasks: dict[str, Task], sample: Tensor) -> Iterator[str]:
         for unit in maps.unit_maps(task.net, task.seen(sample[None])):
             tiles = [_tile(pictures.picture(sample), "input")]
             for node in unit.ranked[:NODES]:
-                tiles.append(_tile(pictures.overlay(sample, unit.projection[node]), unit.label(node)))
+                tiles.append(_tile(pictures.overlay(sample, unit.projection[node], unit.extent), unit.label(node)))
             heats = "".join(figures.heat(mixing, f"I − A, layer {i}") for i, mixing in enumerate(unit.mixing, start=1))
             yield (
                 f"<h3>{html.escape(variant)}, unit {html.escape(unit.path)}</h3>"

@@ -125,7 +125,8 @@ def grids(looks: Iterable[Look], folder: Path, nodes: int = 4, replace: bool = T
 
 def _row(look: Look, unit: UnitMaps, nodes: int) -> list[tuple[np.ndarray, str]]:
     first = (pictures.picture(look.sample), unit.path)
-    maps = ((pictures.overlay(look.sample, unit.projection[k]), unit.label(k)) for k in unit.ranked[:nodes])
+    ranked = unit.ranked[:nodes]
+    maps = ((pictures.overlay(look.sample, unit.projection[k], unit.extent), unit.label(k)) for k in ranked)
     return [first, *maps]
 
 
@@ -171,7 +172,12 @@ def _seen(unit: UnitMaps) -> dict[str, Any]:
     factor = math.ceil(math.sqrt(h * w / FINEST))
     if factor > 1:
         maps = F.adaptive_avg_pool3d(maps.float(), (t, -(-h // factor), -(-w // factor)))
-    return {"shape": list(maps.shape), "projection": _packed(maps), "energy": unit.energy.tolist()}
+    return {
+        "shape": list(maps.shape),
+        "extent": unit.extent[-2:],
+        "projection": _packed(maps),
+        "energy": unit.energy.tolist(),
+    }
 
 
 def _packed(values: Tensor) -> dict[str, Any]:

@@ -147,6 +147,13 @@ def test_links_that_lead_back_are_walked_once(tmp_path):
     assert ImageFolder("train", root).classes == ["a", "b"]
 
 
+def test_a_folder_beside_a_link_to_it_keeps_its_name(tmp_path):
+    make(tmp_path, "may", count=1)
+    (tmp_path / "latest").symlink_to("may")
+    (tmp_path / "zz").symlink_to("latest")
+    assert [path.parent.name for path in files_in(tmp_path, {".png"})] == ["may"]
+
+
 def test_a_list_that_is_no_text_is_named(tmp_path):
     (tmp_path / "list.txt").write_bytes("ü.png".encode("latin-1"))
     with pytest.raises(ValueError, match=r"list\.txt is no UTF-8 text"):

@@ -104,11 +104,14 @@ def checked(split: str, root: str) -> Path:
 def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """All files of these suffixes in a folder and the folders in it, in order, but for hidden ones.
 
-    A folder to which links lead, from beside it or from within, is walked once.
+    A folder to which links lead, from beside it or from within, is walked once, by its own name if it is beside them.
     """
     found, walked = [], {folder.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        places = {Path(parent, name).resolve(): name for name in sorted(folders) if not name.startswith(".")}
+        places: dict[Path, str] = {}
+        for name in sorted(folders, key=lambda name: (Path(parent, name).is_symlink(), name)):
+            if not name.startswith("."):
+                places.setdefault(Path(parent, name).resolve(), name)
         folders[:] = [name for place, name in places.items() if place not in walked]
         walked |= places.keys()
         found += [Path(parent, name) for name in names if not name.startswith(".")]

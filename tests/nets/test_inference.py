@@ -38,6 +38,13 @@ def test_windows_of_a_local_network_say_what_the_whole_says():
     torch.testing.assert_close(probabilities(local, x, window=(16, 20), overlap=0.4), local(x).softmax(1))
 
 
+@pytest.mark.parametrize("views", [{}, {"window": (9, 9)}, {"scales": (0.5,)}])
+def test_a_network_that_answers_at_another_size_is_refused(views):
+    coarse = nn.Sequential(nn.Conv2d(3, 5 * 16, 4, stride=4, padding=2), nn.PixelShuffle(4))
+    with pytest.raises(ValueError, match=r"the network answers for \d+×\d+ positions, and the pictures have \d+×\d+"):
+        probabilities(coarse, torch.randn(1, 3, 22, 30), **views)
+
+
 def test_overlapping_windows_are_averaged():
     x = torch.randn(1, 3, 8, 12)
     left, right = NET(x[..., :8]).softmax(1), NET(x[..., 4:]).softmax(1)

@@ -33,7 +33,7 @@ def probabilities(
         flip: whether its mirror image is seen as well.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or the network answers at another size than it was given.
 
     Example:
         >>> net = torch.nn.Conv2d(3, 5, 1)
@@ -48,9 +48,9 @@ def probabilities(
             seen = _windows(net, scaled.flip(3) if mirrored else scaled, window, overlap)
             seen = seen.flip(3) if mirrored else seen  # (b, k, scaled h, scaled w)
             seen = seen if scale == 1 else F.interpolate(seen, size, mode="bilinear")
-            total = seen if total is None else total + seen
+            total = seen if total is None else total.add_(seen)
     assert total is not None
-    return total / (len(scales) * (2 if flip else 1))
+    return total.div_(len(scales) * (2 if flip else 1))
 
 
 def resized(x: Float[Tensor, "b c h w"], scale: float) -> Float[Tensor, "b c i j"]:
@@ -77,17 +77,33 @@ def _windows(
     high, wide = window or x.shape[2:]
     tops, lefts = starts(x.shape[2], high, overlap), starts(x.shape[3], wide, overlap)
     if len(tops) == len(lefts) == 1:
-        return net(x).float().softmax(1)
+        return _told(net, x)
     total, seen = None, x.new_zeros(x.shape[2:], dtype=torch.float32)
     for top in tops:
         for left in lefts:
             here = (slice(top, top + high), slice(left, left + wide))
-            part = net(x[:, :, here[0], here[1]]).float().softmax(1)
+            part = _told(net, x[:, :, here[0], here[1]])
             total = part.new_zeros(*part.shape[:2], *x.shape[2:]) if total is None else total
             total[:, :, here[0], here[1]] += part
             seen[here] += 1
     assert total is not None
-    return total / seen
+    return total.div_(seen)
+
+
+def _told(net: Callable[[Tensor], Tensor], x: Tensor) -> Float[Tensor, "b k h w"]:
+    logits = net(x)
+    check_size(logits, x, "pictures")
+    return logits.float().softmax(1)
+
+
+def check_size(logits: Tensor, other: Tensor, what: str) -> None:
+    """Raise a ValueError if a network's answer has another size than what it is about, both (…, h, w)."""
+    if logits.shape[2:] != other.shape[-2:]:
+        own, wanted = ("×".join(map(str, shape)) for shape in (logits.shape[2:], other.shape[-2:]))
+        raise ValueError(
+            f"the network answers for {own} positions, and the {what} have {wanted}: give pictures whose sides its "
+            "strides divide, or a network that takes any size, as those of glore.nets.segmenter"
+        )
 
 
 def starts(length: int, window: int, overlap: float) -> list[int]:

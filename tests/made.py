@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from glore.data.images import ImageFolder
+from glore.data.scenes import Scenes
 from glore.data.segments import SegmentFolder
 from glore.data.transforms import Small
 
@@ -45,6 +46,20 @@ class Arrays(SegmentFolder):
     def __getitem__(self, index):
         picture, mask = super().__getitem__(index)
         return picture, mask.numpy()
+
+
+class Masked(Dataset):
+    """Scenes by a preset, of a class that has nothing in common with the library's."""
+
+    def __init__(self, split: str, root: str, preset: Scenes):
+        self.scenes = SegmentFolder("train" if split == "train" else "val", root, preset=preset)
+        self.classes = self.scenes.classes
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def __getitem__(self, index):
+        return self.scenes[index]
 
 
 class Signal(Callback):

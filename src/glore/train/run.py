@@ -241,6 +241,8 @@ class Run:
             ValueError: the dataset does not tell how a file becomes a sample.
         """
         from glore.data.images import Pictures  # needs torchvision
+        from glore.data.scenes import Scenes
+        from glore.data.segments import Segments
 
         own, arguments = self.recipe.dataset_class, dict(self._dataset_arguments())
         if preset := self._preset():
@@ -252,7 +254,8 @@ class Run:
                 f"{own.__name__} does not tell how a file becomes a sample, so none can be given: leave out the paths, "
                 "or give it a for_paths as glore.data.images.Pictures has, or an argument preset"
             )
-        made = getattr(own, "for_paths", Pictures.for_paths)
+        usual = Segments if isinstance(preset, Scenes) else Pictures
+        made = getattr(own, "for_paths", usual.for_paths)
         self.data.splits["test"] = made(paths, classes, arguments, self._palette(weights))
 
     def input_size(self, sides: Sequence[int] | None = None) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from glore.data.labels import IGNORED
-from glore.data.transforms import check_statistics
+from glore.data.transforms import Preset, check_statistics
 
 Pair = tuple[Tensor, Tensor | None]
 
@@ -34,7 +34,7 @@ class Scenes:
         ValueError: an argument is out of range.
     """
 
-    MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+    MEAN, STD = Preset.MEAN, Preset.STD
 
     def __init__(
         self,

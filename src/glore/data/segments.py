@@ -88,10 +88,17 @@ class Segments(Samples):
         return Segments(samples, classes, preset, table=table, palette=palette or cls.PALETTE, ids=cls.IDS)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor | None]:
+        return self.transform(*self._read(index))
+
+    def check(self, index: int) -> None:
+        """Raise what is wrong with the files of an item, if anything is."""
+        self._read(index)
+
+    def _read(self, index: int) -> tuple[Image.Image, np.ndarray | None]:
         path, mask = self.samples[index]
         picture, orientation = read_upright(path)
         if mask is None:
-            return self.transform(picture, None)
+            return picture, None
         labels = self.labels(mask)
         if labels.shape != (picture.height, picture.width):
             raise ValueError(
@@ -103,7 +110,7 @@ class Segments(Samples):
                 f"{path} has an EXIF orientation of {orientation}, and the size of {mask} cannot tell whether it was "
                 "drawn over the picture upright: save the picture upright if so, or else without the tag"
             )
-        return self.transform(picture, labels)
+        return picture, labels
 
     def labels(self, mask: Path) -> np.ndarray:
         """The classes that a mask tells, (h, w)."""

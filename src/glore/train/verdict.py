@@ -74,14 +74,13 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
     generator = torch.Generator().manual_seed(0)
     apart = score(one.sum(1)) - score(other.sum(1))  # (seeds,)
     mean, seed_variance = float(apart.mean()), float(apart.var()) if seeds > 1 else math.nan
-    counts, other_counts = one.double(), other.double()
     found = []
     for part in torch.arange(draws).split(100):
         taken = torch.randint(samples, (len(part), samples), generator=generator)
         weights = torch.zeros(len(part), samples, dtype=torch.double).scatter_add_(
             1, taken, torch.ones(taken.shape).double()
         )
-        drawn = score(_weighted(weights, counts)) - score(_weighted(weights, other_counts))  # (draws, seeds)
+        drawn = score(_weighted(weights, one)) - score(_weighted(weights, other))  # (draws, seeds)
         found.append(drawn[drawn.isfinite().all(1)])
     drawn = torch.cat(found)
     if len(drawn) < 2:
@@ -104,7 +103,8 @@ def difference(one: Tensor, other: Tensor, score: Callable[[Tensor], Tensor], *,
 
 def _weighted(weights: Tensor, counts: Tensor) -> Tensor:
     """Sums of counts over drawn samples: (draws, seeds, *counts)."""
-    sums = torch.einsum("bn,snm->bsm", weights, counts.flatten(2))
+    parts = counts.flatten(2).split(4096, 2)  # as doubles, thousands of samples' tables of classes fill the memory
+    sums = torch.cat([torch.einsum("bn,snm->bsm", weights, part.double()) for part in parts], 2)
     return sums.unflatten(2, counts.shape[2:]) if counts.dim() > 3 else sums
 
 

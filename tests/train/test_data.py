@@ -91,6 +91,8 @@ def test_an_item_depends_on_its_draw_alone_and_leaves_the_random_states():
 class Half(Dataset):
     """Pictures of one size, of which every second one cannot be read."""
 
+    classes = "ab"
+
     def __len__(self):
         return 4
 
@@ -128,6 +130,13 @@ def test_an_empty_split_is_told():
     for split in ("train", "test"):
         with pytest.raises(ValueError, match=f"^{split} has no samples"):
             getattr(data, f"{split}_dataloader")()
+
+
+def test_a_split_without_names_of_classes_is_told():
+    from glore.train.data import Data
+
+    with pytest.raises(ValueError, match="list must have the names of its classes, in order, as classes"):
+        Data(lambda split: [(torch.zeros(3), 0)]).split("train")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from glore.nets.inference import probabilities
 from glore.show import report
 from glore.train import compare
 from glore.train import run as runs
+from glore.train.cityscapes import CityscapesSegment
 from glore.train.grid import Grid
 from glore.train.predict import Write, palette
 from glore.train.recipe import Recipe
@@ -312,6 +313,15 @@ def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys, data
     assert "the masks of val have pixels of background alone, and those of train are no better, so nothing can" in said
 
 
+def test_a_data_set_of_ones_own_takes_files_by_its_preset(root, tmp_path, capsys):
+    own = ("--data.dataset.class_path", "made.Masked")
+    assert main(["fit", *flags(root, *own, "--epochs", "1"), "--out", str(tmp_path / "run")]) == 0
+    write(tmp_path / "new.png", scene(np.random.default_rng(7), 24, 64)[0])
+    assert main(["predict", str(tmp_path / "new.png"), "--out", str(tmp_path / "run")]) == 0
+    with Image.open(tmp_path / "run/predictions/new.png") as mask:
+        assert mask.size == (64, 24)
+
+
 def test_validation_pictures_may_be_of_one_class_or_none(root, tmp_path):
     """As those without a defect are; what is learnt is in the others, and may be small."""
     for value, mask in zip((0, 0, 0, 255), sorted(root.glob("masks/val/*.png")), strict=True):
@@ -488,6 +498,17 @@ def test_the_palette_is_the_data_sets_or_tells_all_classes_apart(root):
     assert len(np.unique(colours, axis=0)) == 200
 
 
+@pytest.mark.parametrize("arguments", [{"train": "units"}, {"old_rate": 0.1}])
+def test_what_is_new_in_a_network_has_a_usual_name_or_is_told(arguments):
+    net = torch.nn.Sequential()
+    net.encoder, net.decoder, net.out = (torch.nn.Conv2d(1, 1, 1) for _ in range(3))
+    with pytest.raises(ValueError, match=r"where the classifier of Sequential is, .* cannot be told"):
+        Segment(net, **arguments)
+    net.default_cfg = {"classifier": ("decoder", "out")}
+    new = Segment(net, **arguments).new
+    assert [name for name, module in net.named_children() if id(module.weight) in new] == ["decoder", "out"]
+
+
 LOGITS = torch.tensor([[4.0, 0.0], [1.0, 0.0], [0.1, 0.0], [0.0, 2.0]]).T.view(1, 2, 2, 2)  # all of class 0
 ALL = torch.zeros(1, 2, 2, dtype=torch.long)
 
@@ -525,8 +546,14 @@ def test_classes_may_weigh_differently_and_ignored_positions_nothing():
     torch.testing.assert_close(
         both.loss((LOGITS, 2 * LOGITS), ALL), both.loss(LOGITS, ALL) + 0.4 * both.loss(2 * LOGITS, ALL)
     )
-    with pytest.raises(ValueError, match="class_weights has 3 numbers, but there are 2 classes"):
-        Segment(torch.nn.Identity(), class_weights=(1, 2, 3)).loss(LOGITS, ALL)
+
+
+@pytest.mark.parametrize("task", [Segment, CityscapesSegment])
+def test_each_class_has_a_weight_in_the_loss(task):
+    classes = [label.name for label in LABELS]
+    task(torch.nn.Identity(), class_weights=range(19)).check_classes(classes)
+    with pytest.raises(ValueError, match="class_weights has 3 numbers, but the data have 19 classes: give each"):
+        task(torch.nn.Identity(), class_weights=(1, 2, 3)).check_classes(classes)
 
 
 @pytest.mark.parametrize(

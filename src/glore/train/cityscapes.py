@@ -38,6 +38,7 @@ class CityscapesSegment(Segment):
                 f"model: {type(self).__name__} scores the {K} classes of Cityscapes, but the data have others "
                 f"({strange}): give --model glore.train.segment.Segment"
             )
+        super().check_classes(classes)
 
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         pixels = super().counts(logits, target).cpu().flatten(1).double()  # (b, k²)

@@ -189,12 +189,14 @@ class Data(LightningDataModule):
         """The dataset of a split, made when first asked for.
 
         Raises:
-            ValueError: it is empty.
+            ValueError: it is empty, or does not name its classes.
         """
         if name not in self.splits:
             dataset = self.make(name)
             if not len(dataset):  # type: ignore[arg-type]
                 raise ValueError(f"{name} has no samples: look at what data.dataset finds for it in --data.root")
+            if not hasattr(dataset, "classes"):
+                raise ValueError(f"{type(dataset).__name__} must have the names of its classes, in order, as classes")
             self.splits[name] = dataset
         return self.splits[name]
 
@@ -217,8 +219,6 @@ class Data(LightningDataModule):
     def fingerprint(self, split: str) -> str:
         """What tells a split from another one: its classes, and the names and numbers that its items go by."""
         dataset = self.split(split)
-        if not hasattr(dataset, "classes"):
-            raise ValueError(f"{type(dataset).__name__} must have the names of its classes, in order, as classes")
         names = [Path(named(dataset, item)).name for item in range(len(dataset))]
         samples = dataset.samples if isinstance(dataset, Samples) else []
         labels = [part for sample in samples for part in sample[1:] if isinstance(part, int)]

@@ -34,6 +34,8 @@ class Segment(Task):
     Scores: intersection over union of each class, `iou_<class>`, and its mean over the classes that occur, `miou`.
     Positions with label 255 count for nothing.
 
+    The loss is a mean over the positions of this process's batch.
+
     Args:
         class_weights: a weight for each class in the loss; all the same by default.
         ohem_threshold: where it is given, only positions whose class has a probability below it enter the loss (online
@@ -48,7 +50,7 @@ class Segment(Task):
         flip: in evaluation, whether the mirror image is seen as well.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or `class_weights` are not as many as the data have classes.
 
     Source: Shrivastava, Gupta, Girshick, CVPR 2016 (arXiv 1604.03540), for hard examples.
     """
@@ -94,11 +96,16 @@ class Segment(Task):
         self.check_classes(list(self._data.split(SPLITS[stage][0]).classes))
 
     def check_classes(self, classes: Sequence[str]) -> None:
-        """Raise a ValueError if the classes of the data cannot be learnt."""
+        """Raise a ValueError if the classes of the data cannot be learnt as the arguments say."""
         if len(classes) > IGNORED:
             raise ValueError(
                 f"the data have {len(classes)} classes, but {IGNORED} are the most, since a label of {IGNORED} counts "
                 "for nothing: join some"
+            )
+        if self.class_weights is not None and len(self.class_weights) != len(classes):
+            raise ValueError(
+                f"class_weights has {len(self.class_weights)} numbers, but the data have {len(classes)} classes: give "
+                "each class one, in order, or null"
             )
 
     @property
@@ -118,10 +125,7 @@ class Segment(Task):
             kept &= self._hard(losses.detach(), kept)
         weight = kept.float()
         if self.class_weights is not None:
-            weights = logits.new_tensor(self.class_weights)
-            if len(weights) != logits.shape[1]:
-                raise ValueError(f"class_weights has {len(weights)} numbers, but there are {logits.shape[1]} classes")
-            weight *= weights[target.where(kept, 0)]
+            weight *= logits.new_tensor(self.class_weights)[target.where(kept, 0)]
         tiny = torch.finfo(weight.dtype).tiny  # a batch may have nothing to learn from
         return (losses * weight).sum() / weight.sum().clamp_min(tiny)
 
@@ -149,7 +153,7 @@ class Segment(Task):
     def counts(self, logits: Tensor, target: Tensor) -> Tensor:
         _check_size(logits, target)
         classes = target.where(target < INSTANCE * MOST, target.fmod(INSTANCE))  # no instance has a number below MOST
-        return metrics.confusion(logits.argmax(1), classes, logits.shape[1])
+        return metrics.confusion(logits.argmax(1), classes, logits.shape[1]).int()  # kept of each sample
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
@@ -183,11 +187,11 @@ class Segment(Task):
 
 @lru_cache(maxsize=1)
 def _of_one_class(data: Data) -> bool:
-    """Whether the masks of a thousand training samples are of one class at most."""
+    """Whether the masks of training are of one class at most; those of samples without files, as they are drawn."""
     dataset = data.split("train")
     seeded = Seeded(dataset, "replace")  # which leaves the random states of the training as they are
     found: set[int] = set()
-    for index in data.chosen("train", 1000):
+    for index in range(len(dataset)):
         if isinstance(dataset, Samples) and hasattr(dataset, "labels"):  # of a whole mask: few crops have what is rare
             with suppress(BrokenSampleError):
                 found |= set(np.unique(dataset.labels(dataset.samples[index][1])).tolist())
@@ -201,9 +205,4 @@ def _of_one_class(data: Data) -> bool:
 def _check_size(logits: Tensor, target: Tensor) -> None:
     if target.dim() < 3:
         raise ValueError("samples without masks cannot be learnt from or scored: glore predict takes them")
-    if logits.shape[2:] != target.shape[1:]:
-        own, wanted = ("×".join(map(str, shape)) for shape in (logits.shape[2:], target.shape[1:]))
-        raise ValueError(
-            f"the network answers for {own} positions, and the masks have {wanted}: give pictures whose sides its "
-            "strides divide, or a network that takes any size, as those of glore.nets.segmenter"
-        )
+    inference.check_size(logits, target, "masks")

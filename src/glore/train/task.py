@@ -41,7 +41,7 @@ class Task(LightningModule):
             with trained weights needs.
 
     Raises:
-        ValueError: `old_rate` is not in (0, 1].
+        ValueError: `old_rate` is not in (0, 1], or which layers are new cannot be told of the network.
     """
 
     metric: ClassVar[str]  # the score that tells which epoch is best, and which comparisons are about
@@ -59,6 +59,12 @@ class Task(LightningModule):
         super().__init__()
         if not 0 < old_rate <= 1:
             raise ValueError(f"old_rate={old_rate} must be a share of the learning rate in (0, 1]")
+        if not classifiers(net) and (train == "units" or old_rate < 1):
+            raise ValueError(
+                f"where the classifier of {type(net).__name__} is, which is new, cannot be told, as train='units' and "
+                "an old_rate below 1 need: call it head, classifier or fc, or give the network a default_cfg with its "
+                "name or names, such as {'classifier': 'decoder'}; or give --model.train all --model.old_rate 1"
+            )
         self.net, self.make_optimizer, self.schedule = net, optimizer, schedule
         self.channels_last, self.old_rate = channels_last, old_rate
         new = {id(module) for part in new_parts(net) for module in part.modules()}

@@ -45,6 +45,13 @@ def test_a_network_that_answers_at_another_size_is_refused(views):
         probabilities(coarse, torch.randn(1, 3, 22, 30), **views)
 
 
+@pytest.mark.parametrize("views", [{}, {"window": (9, 9)}, {"flip": True, "scales": (1.0, 0.5)}])
+def test_gradients_go_through_all_views(views):
+    x = torch.randn(1, 3, 12, 14, requires_grad=True)
+    probabilities(NET, x, **views)[:, 0].sum().backward()
+    assert x.grad.abs().amin() > 0
+
+
 def test_overlapping_windows_are_averaged():
     x = torch.randn(1, 3, 8, 12)
     left, right = NET(x[..., :8]).softmax(1), NET(x[..., 4:]).softmax(1)

@@ -48,9 +48,10 @@ def probabilities(
             seen = _windows(net, scaled.flip(3) if mirrored else scaled, window, overlap)
             seen = seen.flip(3) if mirrored else seen  # (b, k, scaled h, scaled w)
             seen = seen if scale == 1 else F.interpolate(seen, size, mode="bilinear")
-            total = seen if total is None else total.add_(seen)
+            total = seen if total is None else total + seen
     assert total is not None
-    return total.div_(len(scales) * (2 if flip else 1))
+    views = len(scales) * (2 if flip else 1)
+    return total / views if views > 1 else total
 
 
 def resized(x: Float[Tensor, "b c h w"], scale: float) -> Float[Tensor, "b c i j"]:

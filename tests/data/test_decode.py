@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("av")
 
 from glore.data.broken import BrokenSampleError
-from glore.data.decode import Video, read_clip
+from glore.data.decode import Video
 from videos import audio_only, write
 
 FRAMES, HIGH, WIDE = 40, 48, 64
@@ -32,6 +32,11 @@ def number(frame):
         << bit
         for bit in range(6)
     )
+
+
+def read_clip(path, indices, side=None):
+    with Video(path) as video:
+        return video.read(indices, side)
 
 
 def make(path, count=FRAMES, *, high=HIGH, wide=WIDE, **options):

@@ -231,12 +231,6 @@ class Video:
             raise BrokenSampleError(f"{self.path} cannot be read as a video ({reason})") from error
 
 
-def read_clip(path: Path | str, indices: Sequence[int], side: int | None = None) -> Tensor:
-    """Frames of a video file by their numbers, `(len(indices), h, w, 3)`, uint8; see `Video`."""
-    with Video(path) as video:
-        return video.read(indices, side)
-
-
 def _is_cover(stream: Any) -> bool:
     """Whether it is the picture of a piece of music."""
     import av

@@ -71,20 +71,21 @@ def backbone(
             raise ValueError(f"name={name!r}: give the network's own name, and the path of its weights as pretrained")
         near = get_close_matches(name, timm.list_models(), n=5)
         raise ValueError(f"name={name!r} is no network of timm" + (f"; near it are {', '.join(near)}" if near else ""))
-    if reading := READING & (options or {}).keys():
-        raise ValueError(f"options={dict(options or {})!r}: {min(reading)} is refused: give weights as pretrained")
-    if "num_classes" in (options or {}):
-        raise ValueError(f"options={dict(options or {})!r}: give classes itself")
+    options = dict(options or {})
+    if reading := READING & options.keys():
+        raise ValueError(f"options={options!r}: {min(reading)} is refused: give weights as pretrained")
+    if "num_classes" in options:
+        raise ValueError(f"options={options!r}: give classes itself")
     wanted = 1000 if classes is None else classes
     # with their own classes, since of others timm would let layers be missing
     own: dict[str, Any] = {} if pretrained is True else {"num_classes": wanted}
     try:
-        model: Any = timm.create_model(name, pretrained=pretrained is True, **own, **(options or {}))
+        model: Any = timm.create_model(name, pretrained=pretrained is True, **own, **options)
     except (TypeError, AssertionError) as error:
-        if "output_stride" not in (options or {}) or (str(error) and "output_stride" not in str(error)):
+        if "output_stride" not in options or (str(error) and "output_stride" not in str(error)):
             raise
         raise ValueError(
-            f"name={name!r} cannot be dilated to output_stride={(options or {})['output_stride']}: take another "
+            f"name={name!r} cannot be dilated to output_stride={options['output_stride']}: take another "
             "network, such as a ResNet, ResNeXt, SE-ResNet, Xception, MobileNetV2 or EfficientNet, or leave its stride "
             "(output_stride=32)"
         ) from error
@@ -100,7 +101,7 @@ def backbone(
     if model.num_classes != wanted:
         model.reset_classifier(wanted)
     if unit is not None and units:
-        with_units(model, units, unit, lambda **told: timm.create_model(name, num_classes=0, **told), options or {})
+        with_units(model, units, unit, lambda **told: timm.create_model(name, num_classes=0, **told), options)
     if isinstance(pretrained, str):
         load_pretrained(model, pretrained)
     else:

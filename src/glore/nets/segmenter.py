@@ -106,12 +106,13 @@ def segmenter(
         raise ValueError(f"classes={classes} must be how many there are, at least 1")
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride={output_stride} must be 8, 16 or 32")
-    if "output_stride" in (options or {}):
-        raise ValueError(f"options={dict(options or {})!r}: give output_stride itself")
+    options = dict(options or {})
+    if "output_stride" in options:
+        raise ValueError(f"options={options!r}: give output_stride itself")
     dilated = {"output_stride": output_stride} if output_stride < 32 else {}
     whole = isinstance(pretrained, str) and any(key.startswith("backbone.") for key in read_weights(pretrained))
     first = False if whole else pretrained
-    net: Any = backbone(name, units, unit, pretrained=first, options={**(options or {}), **dilated})
+    net: Any = backbone(name, units, unit, pretrained=first, options={**options, **dilated})
     if not hasattr(net, "forward_intermediates"):
         raise ValueError(
             f"name={name!r}: timm gives no maps of its stages (forward_intermediates); take another network"

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -93,7 +91,10 @@ class Segment(Task):
 
     def setup(self, stage: str) -> None:
         """Lightning calls it before each training and evaluation."""
-        self.check_classes(list(self._data.split(SPLITS[stage][0]).classes))
+        dataset = self._data.split(SPLITS[stage][0])
+        self.check_classes(list(dataset.classes))
+        if stage == "fit":
+            _check_taught(dataset)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a ValueError if the classes of the data cannot be learnt as the arguments say."""
@@ -155,22 +156,6 @@ class Segment(Task):
         classes = target.where(target < INSTANCE * MOST, target.fmod(INSTANCE))  # no instance has a number below MOST
         return metrics.confusion(logits.argmax(1), classes, logits.shape[1]).int()  # kept of each sample
 
-    def on_validation_epoch_end(self) -> None:
-        super().on_validation_epoch_end()
-        fitting = self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
-        limit = self.trainer.limit_val_batches  # 1.0 of the batches are all, and 1 is one
-        if not fitting or isinstance(limit, int) or limit < 1:
-            return
-        dataset = self._data.split("val")
-        classes, untaught = list(dataset.classes), getattr(dataset, "untaught", ())
-        labelled = self.confusion(self.sums[None], len(classes)).sum(1).nonzero().flatten()
-        if len(labelled) <= 1 < len(classes) - len(untaught) and _of_one_class(self._data):
-            alone = f"of {classes[int(labelled)]} alone" if len(labelled) else "of no class"
-            raise ValueError(
-                f"the masks of val have pixels {alone}, and those of train are no better, so nothing can be learnt: "
-                "255 counts for nothing, and where there are two classes, their values are 0 and 1"
-            )
-
     @staticmethod
     def confusion(counts: Tensor, classes: int) -> Tensor:
         return counts.sum(0)
@@ -185,21 +170,27 @@ class Segment(Task):
         return (*iou.unbind(-1), torch.nanmean(iou, -1))
 
 
-@lru_cache(maxsize=1)
-def _of_one_class(data: Data) -> bool:
-    """Whether the masks of training are of one class at most; those of samples without files, as they are drawn."""
-    dataset = data.split("train")
+def _check_taught(dataset: Any) -> None:
+    """Raise a ValueError if a data set's masks tell no two classes apart; they are read until two are found."""
+    classes, taught = list(dataset.classes), len(dataset.classes) - len(getattr(dataset, "untaught", ()))
+    if not taught:
+        raise ValueError("none of the classes counts, so nothing can be learnt: look at --data.dataset.ignored")
     seeded = Seeded(dataset, "replace")  # which leaves the random states of the training as they are
     found: set[int] = set()
-    for index in range(len(dataset)):
+    for index in range(len(dataset) if taught > 1 else 0):
         if isinstance(dataset, Samples) and hasattr(dataset, "labels"):  # of a whole mask: few crops have what is rare
             with suppress(BrokenSampleError):
                 found |= set(np.unique(dataset.labels(dataset.samples[index][1])).tolist())
         else:
             found |= set(np.unique(seeded[Draw(index, index)][1]).tolist())
         if len(found - {IGNORED}) > 1:
-            return False
-    return True
+            return
+    if found and found <= {*range(len(classes)), IGNORED}:  # or the training says what is wrong with them
+        told = [f"of {classes[k]!r} alone" for k in found - {IGNORED}] or ["of no class"]
+        raise ValueError(
+            f"the masks of train have pixels {told[0]}, so nothing can be learnt: 255 counts for nothing, and where "
+            "there are two classes, their values are 0 and 1"
+        )
 
 
 def _check_size(logits: Tensor, target: Tensor) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,14 @@ def _of_folder(options: argparse.Namespace, flags: list[str], alone: bool = True
     return run.prepare(parsed, options.out, Progress(), empty=options.weights != "start")
 
 
+def _folder(options: argparse.Namespace, name: str) -> Path:
+    """Where to write: the folder of --to, or else one of the run's."""
+    folder: Path = options.to or options.out / name
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--to {folder} is a file: give a folder")
+    return folder
+
+
 def validate(options: argparse.Namespace, flags: list[str]) -> int:
     """Print the scores on the validation split."""
     from glore.train import run
@@ -62,6 +71,10 @@ def test(options: argparse.Namespace, flags: list[str]) -> int:
     scores = this.evaluate("test", options.weights)
     if run.first_process():
         _print_scores(scores)
+        with suppress(FileNotFoundError, ValueError):  # there may be no val here
+            if this.data.fingerprint("test") == this.data.fingerprint("val"):
+                chosen = ", which chose these weights" if options.weights == "best" else ""
+                print(f"of the samples of val{chosen}: there are none for testing alone")
         print(*classes.write(this, options.out / "test"), sep="\n")
     return 0
 
@@ -84,8 +97,9 @@ def _predicting(parser: argparse.ArgumentParser) -> None:
 def predict(options: argparse.Namespace, flags: list[str]) -> int:
     """Write predictions for pictures, or for the test split."""
     this = _of_folder(options, flags)
-    folder = options.to or options.out / "predictions"
+    folder = _folder(options, "predictions")
     replaced = (folder / "predictions.csv").is_file()
+    before = {path.name for path in folder.glob("*.png")} if replaced else set()
     rows = this.predict(folder, options.weights, options.paths, options.top, options.to is None or replaced)
     for row in rows if options.paths else [row for row in rows if "error" in row]:
         print(row["name"] + (f"  {row['from_s']:.1f} to {row['to_s']:.1f} s" if "from_s" in row else ""))
@@ -97,7 +111,10 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
             if f"class_{place}" in row:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
         print()
+    kept = len(before - {row.get("mask") for row in rows})
     earlier = ", in place of earlier ones: another --to DIR keeps both" if replaced else ""
+    if kept:
+        earlier = f", beside {kept} earlier ones of other pictures: another --to DIR keeps them apart"
     faults = sum("error" in row for row in rows)
     unread = f"; could not be read: {faults}" if faults else ""
     print(f"{len(rows) - faults} predictions in {folder}{earlier}{unread}")
@@ -127,7 +144,7 @@ def maps(options: argparse.Namespace, flags: list[str]) -> int:
     this.load(options.weights)
     if options.paths:
         this.take_files(options.paths, options.weights)
-    folder = options.to or options.out / "maps"
+    folder = _folder(options, "maps")
     folder.mkdir(parents=True, exist_ok=True)
     looks, faults = viewer.looks(this, options.samples, options.unit)
     print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)

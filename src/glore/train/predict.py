@@ -91,9 +91,12 @@ class Write(BasePredictionWriter):
             self.rows.append({"name": self._name(index), "mask": name})
 
     def _begin(self) -> None:
-        """Refuse to replace anything, before anything is written; then mark the folder as one of predictions."""
-        for index in range(len(self.dataset)):
-            for folder in (self.folder, self.folder / "overlays", self.folder / "submission"):
+        """Refuse to replace or add pictures, before anything is written; then mark the folder as one of predictions."""
+        read = {path.parent.resolve() for path in self.pictures}
+        for folder in (self.folder, self.folder / "overlays", self.folder / "submission"):
+            if folder.resolve() in read:
+                raise ValueError(f"pictures are read from {folder}, which would have masks, too: give another --to")
+            for index in range(len(self.dataset)):
                 path = folder / self._file(index)
                 if path.resolve() in self.taken or (path.exists() and not self.replace):
                     raise ValueError(f"{path} is there already, and a prediction would replace it: give another --to")

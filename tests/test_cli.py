@@ -66,7 +66,7 @@ def test_each_commands_help_has_an_example_that_parses(capsys, name):
         (["fit", "--config", "nowhere/recipe.yaml"], "no such file"),
         (["fit", "--config", "digits", "--model.net.unt", "3"], "unknown key model.net.unt: did you mean unit?"),
         (["fit", "--config", "digits", "--model.backbone", "resnet18"], "key model.net.name (--model.backbone)"),
-        (["fit", "--config", "digits", "--epochs", "many"], "trainer.max_epochs='many' must be int"),
+        (["fit", "--config", "digits", "--epochs", "many"], "trainer.max_epochs='many' (--epochs) must be int"),
         (["fit", "--config", "digits", "--model.net.units={res9: 1}"], "res9"),
         (["fit", "--config", "digits", "--data.batch_size", "99999"], "data.batch_size=99999"),
         (["compare", "--config", "digits", "--variant", "glroe"], "did you mean 'glore'?"),

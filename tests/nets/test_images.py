@@ -246,10 +246,11 @@ def test_timms_weights_have_to_fit_whatever_the_classes(tmp_path, monkeypatch):
     ("name", "options", "message"),
     [
         ("resnet18", {"num_classes": 3}, "give classes itself"),
+        ("resnet18", {"stem_chs": 8}, r"options=\{'stem_chs': 8\} \(.*'stem_chs'\): give this network's own, or none"),
         ("hf-hub:timm/resnet18.a1_in1k", {}, "give the network's own name, and the path of its weights as pretrained"),
     ],
 )
-def test_what_has_an_argument_of_its_own_is_told(name, options, message):
+def test_options_that_a_network_does_not_take_are_told(name, options, message):
     with pytest.raises(ValueError, match=message):
         images.backbone(name, options=options)
 

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from glore.cli import main
 from glore.train import run as runs
+from glore.train.agree import differences
 from glore.train.blame import RecipeError
 from glore.train.progress import Progress
 from glore.train.recipe import Recipe
-from glore.train.tree import put
+from glore.train.tree import flat, put
 from glore.weights import files
 
 
@@ -218,6 +219,19 @@ def test_a_changed_recipe_is_refused_and_named(tree, tmp_path):
     put(tree, "epochs", 4)
     with pytest.raises(RecipeError, match=r"another recipe .trainer\.max_epochs is 4, was 3.*another --out"):
         trained(tree, tmp_path)
+
+
+def test_recipes_differ_by_what_flags_would_change():
+    unit = {"class_path": "glore.GloRe2d", "init_args": {"nodes": 4}}
+    net = {"class_path": "mine.Net", "init_args": {"unit": unit, "width": 8}}
+    one = flat({"model": {"init_args": {"net": net}}, "seed": 1})
+    net["init_args"] |= {"unit": None, "depth": "4"}
+    other = flat({"model": {"init_args": {"net": net}}, "seed": 1})
+    assert differences(one, one) == []
+    assert sorted(differences(other, one)) == [
+        ("model.net.depth", '"4"', "not there"),
+        ("model.net.unit", "null", '"glore.GloRe2d"'),
+    ]
 
 
 def test_a_folder_in_which_nothing_was_trained_is_taken_over(tree, tmp_path):

@@ -83,7 +83,12 @@ def backbone(
         model: Any = timm.create_model(name, pretrained=pretrained is True, **own, **options)
     except (TypeError, AssertionError) as error:
         if "output_stride" not in options or (str(error) and "output_stride" not in str(error)):
-            raise
+            if not options:
+                raise
+            raise ValueError(
+                f"name={name!r} cannot be made with options={options!r} ({error}): give this network's own, or none "
+                "(in a recipe, --model.net.options null)"
+            ) from error
         raise ValueError(
             f"name={name!r} cannot be dilated to output_stride={options['output_stride']}: take another "
             "network, such as a ResNet, ResNeXt, SE-ResNet, Xception, MobileNetV2 or EfficientNet, or leave its stride "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,19 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from glore.train.blame import RecipeError
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Keys whose values differ in two recipes, with both values; a key that is not there has the value `"absent"`."""
-    keys = dict.fromkeys((*one, *other))
-    pairs = ((key, one.get(key, "absent"), other.get(key, "absent")) for key in keys)
-    return [(key, a, b) for key, a, b in pairs if a != b]
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Keys whose values differ in two recipes, as flags have them, and both values as text.
+
+    Of a key that is not there the value is "not there". What a value of another class is called with is left out.
+    """
+    one, other = (
+        {key.replace(".init_args", "").removesuffix(".class_path"): value for key, value in flat.items()}
+        for flat in (one, other)
+    )
+    differ = [key for key in {**one, **other} if one.get(key, ...) != other.get(key, ...)]
+    heads = [key for key in differ if not any(key.startswith(f"{head}.") for head in differ)]
+    told = [{key: json.dumps(side[key]) for key in heads if key in side} for side in (one, other)]
+    return [(key, told[0].get(key, "not there"), told[1].get(key, "not there")) for key in heads]
 
 
 class Agree(Callback):
@@ -35,5 +44,5 @@ class Agree(Callback):
         torch.distributed.all_gather_object(told, self.decisive)
         for rank, other in enumerate(told):
             if found := differences(told[0], other):
-                said = "; ".join(f"{key} is {a!r} in process 0 and {b!r} in process {rank}" for key, a, b in found[:3])
+                said = "; ".join(f"{key} is {a} in process 0 and {b} in process {rank}" for key, a, b in found[:3])
                 raise RecipeError(f"the processes have different recipes ({said}): give all of them the same command")

@@ -16,6 +16,7 @@ SHORT = {  # everyday flags, and where they lead
     "data.root": "data.dataset.root",
     "model.backbone": "model.net.name",
 }
+WORDS = {"collections.abc.Sequence": "a list, such as [1, 2]", "collections.abc.Mapping": "a mapping, such as {a: 1}"}
 TOP = ("model", "data", "trainer", "compare", "seed_everything")
 
 
@@ -37,11 +38,10 @@ def blame(message: str, tree: dict[str, Any]) -> str:
         path, name = found[2] or path, found[1] or found[3]
         accepted = _accepted(tree, path)
         short = [last for room, _, last in (flag.rpartition(".") for flag in SHORT) if room == path]
-        near = get_close_matches(name, [*accepted, *short], n=1)
+        near = get_close_matches(name.partition(".")[0], [*accepted, *short], n=1)
         cure = f"did you mean {near[0]}?" if near else f"accepted there: {', '.join(accepted)}" if accepted else ""
         key = _joined(path, name)
-        as_given = "".join(f" (--{flag})" for flag, full in SHORT.items() if full == key)
-        return f"unknown key {key}{as_given}" + (f": {cure}" if cure else "")
+        return f"unknown key {key}{_as_given(key)}" + (f": {cure}" if cure else "")
     if found := re.search(r"the following arguments are required: (.+)", message):
         return f"{_joined(path, found[1])} is missing: give it in the recipe or as --{_joined(path, found[1])} VALUE"
     value = _value(tree, path)
@@ -51,12 +51,13 @@ def blame(message: str, tree: dict[str, Any]) -> str:
     unimportable = re.search(r"has no attribute '|No module named '|import path", message)
     if unimportable and not types:
         return f"{path}={value!r} cannot be imported: {_unimportable(value)}"
-    if literals := re.findall(r"'([^']+)'", " ".join(re.findall(r"Literal\[([^]]*)\]", message))):
+    if literals := re.findall(r"[^\s,']+", " ".join(re.findall(r"Literal\[([^]]*)\]", message))):
         near = get_close_matches(str(value), literals, n=1)
         cure = f"did you mean {near[0]}?" if near else f"it may be {', '.join(dict.fromkeys(literals))}"
         return f"{path}={value!r}: {cure}"
     if types:
-        return f"{path}={value!r} must be {' or '.join(dict.fromkeys(types))}"
+        wanted = " or ".join(WORDS.get(name, name) for name in dict.fromkeys(types))
+        return f"{path}={value!r}{_as_given(path)} must be {wanted}"
     line = " ".join(message.split("Given value")[0].split())
     return f"{path}={value!r}: {line}" if path else line
 
@@ -73,6 +74,11 @@ def _unimportable(value: Any) -> str:
         )
     near = get_close_matches(name, vars(module), n=1)
     return f"{module_name} has no {name}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _as_given(key: str) -> str:
+    """The everyday flags that lead to a key, in brackets."""
+    return "".join(f" (--{flag})" for flag, full in SHORT.items() if full == key)
 
 
 def _joined(path: str, name: str) -> str:

@@ -58,7 +58,7 @@ def claimed(folder: Path, recipe: Recipe) -> Iterator[None]:
             held.enter_context(locked(folder / ".lock", wait=False))
             files.sweep(folder)
         except BlockingIOError as error:
-            raise BusyError(f"another process works in {folder}") from error
+            raise BusyError(f"another process works in {folder}: wait for its end, or give another --out") from error
         except OSError as error:
             raise RecipeError(f"cannot write to {folder}: {error.strerror}") from error
         _same_recipe(folder, recipe)
@@ -77,7 +77,7 @@ def _same_recipe(folder: Path, recipe: Recipe) -> None:
         return
     recipe.count_classes()  # or data that are not where they are said to be would look like another recipe
     before = Recipe(read(["--config", str(path)])).decisive
-    changed = [f"{key} is {now!r}, was {old!r}" for key, now, old in differences(recipe.decisive, before)]
+    changed = [f"{key} is {now}, was {old}" for key, now, old in differences(recipe.decisive, before)]
     if changed:
         raise RecipeError(
             f"{folder} holds a run of another recipe ({'; '.join(changed[:3])}): "

@@ -92,6 +92,9 @@ class Segments(Samples):
 
     def check(self, index: int) -> None:
         """Raise what is wrong with the files of an item, if anything is."""
+        for mask in self.files(index)[1:]:
+            if not mask.is_file():
+                raise FileNotFoundError(f"{self.name(index)} has no mask {mask}")
         self._read(index)
 
     def _read(self, index: int) -> tuple[Image.Image, np.ndarray | None]:

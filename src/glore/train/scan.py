@@ -86,7 +86,9 @@ def scan(data: Data, folder: Path) -> list[dict[str, str]]:
 
 
 def _scanned(dataset: Any, indices: list[int], workers: int, split: str) -> Iterator[tuple[int, str]]:
-    loader = DataLoader(Subset(_Faults(dataset), indices), batch_size=None, num_workers=workers if indices else 0)
+    if not indices:
+        return
+    loader = DataLoader(Subset(_Faults(dataset), indices), batch_size=None, num_workers=workers)
     with bar(len(indices), desc=split) as shown:
         for found in loader:
             yield found

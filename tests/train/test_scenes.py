@@ -74,8 +74,10 @@ def test_from_a_folder_to_masks(root, tmp_path, capsys):
     assert main(["fit", *flags(root, "--epochs", "28", *seldom), "--out", str(out)]) == 0
     assert (out / "classes.txt").read_text().split() == list("bgr")
     capsys.readouterr()
-    assert main(["test", "--out", str(out)]) == 0
-    scores = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(("iou", "miou")))
+    assert main(["test", "--out", str(out), "--weights", "best"]) == 0
+    said = capsys.readouterr().out
+    assert "of the samples of val, which chose these weights: there are none for testing alone" in said
+    scores = dict(line.split() for line in said.splitlines() if line.startswith(("iou", "miou")))
     assert float(scores["miou"]) > 0.7, "a colour is easily told"
     more = ("--model.flip", "true", "--model.scales", "[0.75, 1]", "--model.window", "[32, 32]")
     assert main(["test", "--out", str(out), *more]) == 0
@@ -124,7 +126,7 @@ def test_colours_are_kept_with_the_run_and_pictures_as_they_are(root, tmp_path, 
         assert mask.getpalette()[:9] == COLOURS.flatten().tolist()
     before = picture.read_bytes()
     assert main(["predict", str(picture), "--out", str(out), "--to", str(tmp_path)]) == 2
-    assert "new.png is there already, and a prediction would replace it" in capsys.readouterr().err
+    assert "which would have masks, too: give another --to" in capsys.readouterr().err
     assert picture.read_bytes() == before
 
 
@@ -159,7 +161,7 @@ def test_a_scan_names_all_that_is_missing_or_broken(root, tmp_path, capsys):
     assert "\r" not in said.err, "which is a log, and no terminal"
     with (tmp_path / "scan/scan.csv").open() as file:
         faults = {row["name"]: row["fault"] for row in csv.DictReader(file) if row["fault"]}
-    assert "masks/train/3.png cannot be read as a mask" in faults[str(root / "images/train/3.png")]
+    assert faults[str(root / "images/train/3.png")].endswith(f"images/train/3.png has no mask {root}/masks/train/3.png")
     assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
     assert "images/val/1.png has no mask" in capsys.readouterr().err
 
@@ -179,9 +181,17 @@ def test_predictions_do_not_replace_masks_nor_need_them(root, tmp_path, capsys):
     assert mask.read_bytes() == before
     assert main(["maps", "--out", str(out), "--samples", "1"]) == 0
     write(tmp_path / "over/overlays/b.png", scene(np.random.default_rng(7))[0])  # a picture where an overlay would be
-    assert main(["predict", str(tmp_path / "over/overlays"), "--out", str(out), "--to", str(tmp_path / "over")]) == 2
+    for to in (tmp_path / "over", tmp_path / "over/overlays"):
+        assert main(["predict", str(tmp_path / "over/overlays"), "--out", str(out), "--to", str(to)]) == 2
+        assert f"pictures are read from {tmp_path}/over/overlays, which would have masks" in capsys.readouterr().err
+    assert main(["predict", "--out", str(out), "--to", str(new)]) == 2
+    assert "a.png is a file: give a folder" in capsys.readouterr().err
     for _ in range(2):
         assert main(["predict", "--out", str(out), "--to", str(tmp_path / "new")]) == 0
+    assert "4 predictions in " in (said := capsys.readouterr().out)
+    assert ", in place of earlier ones" in said
+    assert main(["predict", str(new), "--out", str(out), "--to", str(tmp_path / "new")]) == 0
+    assert f"1 predictions in {tmp_path}/new, beside 4 earlier ones of other pictures" in capsys.readouterr().out
     assert main(["test", "--out", str(out)]) == 2
     assert "images/val/1.png has no mask" in capsys.readouterr().err
 
@@ -302,6 +312,12 @@ def test_a_mask_that_says_nothing_sensible_stops_the_training(root, tmp_path, ca
     assert re.match(r"glore: \S*masks/train/3.png is a picture of mode RGB", said)
 
 
+def test_classes_of_which_none_counts_stop_the_training(root, tmp_path, capsys):
+    ignored = ("--data.dataset.ignored", "[0, 1, 2]")
+    assert main(["fit", *flags(root, *ignored), "--out", str(tmp_path / "run")]) == 2
+    assert "none of the classes counts, so nothing can be learnt" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("dataset", ["glore.data.segments.SegmentFolder", "made.Arrays"])
 def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys, dataset):
     """Of two classes as 0 and 255, the second would be ignored, and the training end with a perfect score."""
@@ -310,7 +326,8 @@ def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys, data
     (root / "classes.txt").write_text("background\nobject\n")
     assert main(["fit", *flags(root, "--data.dataset.class_path", dataset), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert "the masks of val have pixels of background alone, and those of train are no better, so nothing can" in said
+    assert "the masks of train have pixels of 'background' alone, so nothing can be learnt: 255 counts for" in said
+    assert not (tmp_path / "run/curves.csv").exists()
 
 
 def test_a_data_set_of_ones_own_takes_files_by_its_preset(root, tmp_path, capsys):

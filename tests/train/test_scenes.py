@@ -500,6 +500,7 @@ def test_a_comparison_ends_in_a_page(root, tmp_path):
     assert not any(isinstance(module, GloRe) for module in heads["plain"].modules())
     assert type(heads["psp"]).__name__ == "PSP"
     page = report.page(grid).read_text()
+    assert "miou on the validation split" in page, "there is no other"
     for cell, _ in grid.finished():  # what it shows is trained
         kept, shown = load_file(cell.folder / "last.safetensors"), report._task(cell).net.state_dict()
         assert all(torch.equal(kept[name], tensor) for name, tensor in shown.items())

@@ -15,7 +15,7 @@ from glore import measure
 from glore.data.broken import BrokenSampleError
 from glore.train import results
 from glore.train.blame import RecipeError
-from glore.train.data import Draw, Seeded
+from glore.train.data import Data, Draw, Seeded
 from glore.train.folder import RESUME
 from glore.train.grid import Cell, Grid
 from glore.train.progress import Progress
@@ -43,8 +43,7 @@ def run(grid: Grid, only: Sequence[Cell] | None = None) -> Iterator[str]:
         _check_metric(grid, result["metrics"])
     if chosen and not todo:
         with suppress(FileNotFoundError):  # a result may be looked at without its data
-            made = chosen[0].recipe.make_data()
-            _check_data(grid, chosen[0], {split: made.fingerprint(split) for split in ("train", "test")})
+            _check_data(grid, chosen[0], _fingerprints(chosen[0].recipe.make_data()))
     for cell in {cell.variant: cell for cell in todo}.values():
         cell.recipe.make(empty=True)  # what cannot be made is told before anything is trained
     with closing(Progress(len(todo), grid.metric)) as progress:
@@ -75,7 +74,7 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     (baseline,) = grid.pick([grid.comparison.baseline_of(cell.variant)], [cell.seed])
     rival, _ = baseline.recipe.make(empty=going_on)
     alike = _source(cell.recipe) == _source(baseline.recipe)
-    data = {split: this.data.fingerprint(split) for split in ("train", "test")}  # told before, if it cannot be read
+    data = _fingerprints(this.data)  # told before, if it cannot be read
     _check_data(grid, cell, data)
     this.try_one("test")
     this.fit(start=rival.net.state_dict() if alike else None)  # the same for all, wherever their networks agree
@@ -89,6 +88,10 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
 def _check_metric(grid: Grid, known: Collection[str]) -> None:
     if grid.metric not in known:
         raise RecipeError(f"compare.metric={grid.metric!r} must be one of {', '.join(known)}")
+
+
+def _fingerprints(data: Data) -> dict[str, str]:
+    return {split: data.fingerprint(split) for split in ("train", "val", "test")}
 
 
 def _check_data(grid: Grid, cell: Cell, data: Mapping[str, str]) -> None:

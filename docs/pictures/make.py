@@ -41,9 +41,8 @@ def main(run: Path) -> None:
     (unit,) = maps.unit_maps(files.load(run / "glore" / seed / "last"), sample[None])
     tiles = [("input", pictures.picture(sample)[0])]
     for node in unit.ranked[:5]:
-        tiles.append(
-            (f"node {node}: {100 * float(unit.energy[node]):.0f} %", pictures.overlay(sample, unit.projection[node])[0])
-        )
+        (shown,) = pictures.overlay(sample, unit.projection[node], unit.extent)
+        tiles.append((f"node {node}: {100 * float(unit.energy[node]):.0f} %", shown))
     strip("nodes.png", tiles, columns=6)
 
     figure = Figure(figsize=(4.2, 3.4), layout="constrained")

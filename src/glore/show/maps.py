@@ -77,7 +77,7 @@ def unit_maps(net: nn.Module, sample: Tensor) -> list[UnitMaps]:
         raise ValueError("the network has no GloRe unit: glore.insert puts them in")
     seen: list[UnitMaps] = []
     fill: Any = getattr(net, "filled", None)
-    whole = fill(sample) if fill else sample
+    whole = fill(sample) if callable(fill) else sample
     extent = tuple(side / own for side, own in zip(whole.shape[2:], sample.shape[2:], strict=True))
 
     def look(unit: nn.Module, inputs: tuple[Tensor, ...]) -> None:

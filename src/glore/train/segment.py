@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from glore import metrics
-from glore.data.broken import BrokenSampleError
 from glore.data.labels import IGNORED, INSTANCE, MOST
-from glore.data.samples import Samples
 from glore.nets import inference
-from glore.train.data import SPLITS, Data, Draw, Seeded
+from glore.train.data import SPLITS, Data
 from glore.train.schedules import Schedule, constant
 from glore.train.task import Task
 
@@ -93,8 +89,8 @@ class Segment(Task):
         """Lightning calls it before each training and evaluation."""
         dataset = self._data.split(SPLITS[stage][0])
         self.check_classes(list(dataset.classes))
-        if stage == "fit":
-            _check_taught(dataset)
+        if stage == "fit" and hasattr(dataset, "check_masks"):
+            dataset.check_masks()
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a ValueError if the classes of the data cannot be learnt as the arguments say."""
@@ -168,29 +164,6 @@ class Segment(Task):
     def scores(counts: Tensor) -> tuple[Tensor, ...]:
         iou = metrics.iou(counts)  # (*sums, k)
         return (*iou.unbind(-1), torch.nanmean(iou, -1))
-
-
-def _check_taught(dataset: Any) -> None:
-    """Raise a ValueError if a data set's masks tell no two classes apart; they are read until two are found."""
-    classes, taught = list(dataset.classes), len(dataset.classes) - len(getattr(dataset, "untaught", ()))
-    if not taught:
-        raise ValueError("none of the classes counts, so nothing can be learnt: look at --data.dataset.ignored")
-    seeded = Seeded(dataset, "replace")  # which leaves the random states of the training as they are
-    found: set[int] = set()
-    for index in range(len(dataset) if taught > 1 else 0):
-        if isinstance(dataset, Samples) and hasattr(dataset, "labels"):  # of a whole mask: few crops have what is rare
-            with suppress(BrokenSampleError):
-                found |= set(np.unique(dataset.labels(dataset.samples[index][1])).tolist())
-        else:
-            found |= set(np.unique(seeded[Draw(index, index)][1]).tolist())
-        if len(found - {IGNORED}) > 1:
-            return
-    if found and found <= {*range(len(classes)), IGNORED}:  # or the training says what is wrong with them
-        told = [f"of {classes[k]!r} alone" for k in found - {IGNORED}] or ["of no class"]
-        raise ValueError(
-            f"the masks of train have pixels {told[0]}, so nothing can be learnt: 255 counts for nothing, and where "
-            "there are two classes, their values are 0 and 1"
-        )
 
 
 def _check_size(logits: Tensor, target: Tensor) -> None:

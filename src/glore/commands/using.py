@@ -71,8 +71,8 @@ def test(options: argparse.Namespace, flags: list[str]) -> int:
     scores = this.evaluate("test", options.weights)
     if run.first_process():
         _print_scores(scores)
-        with suppress(FileNotFoundError, ValueError):  # there may be no val here
-            if this.data.fingerprint("test") == this.data.fingerprint("val"):
+        with suppress(Exception):  # there may be no val here
+            if this.data.tested_on == "val":
                 chosen = ", which chose these weights" if options.weights == "best" else ""
                 print(f"of the samples of val{chosen}: there are none for testing alone")
         print(*classes.write(this, options.out / "test"), sep="\n")
@@ -111,7 +111,8 @@ def predict(options: argparse.Namespace, flags: list[str]) -> int:
             if f"class_{place}" in row:
                 print(f"  {100 * row[f'probability_{place}']:5.1f} %  {row[f'class_{place}']}")
         print()
-    kept = len(before - {row.get("mask") for row in rows})
+    masks = {row["mask"] for row in rows if "mask" in row}
+    kept = len(before - masks) if masks else 0
     earlier = ", in place of earlier ones: another --to DIR keeps both" if replaced else ""
     if kept:
         earlier = f", beside {kept} earlier ones of other pictures: another --to DIR keeps them apart"

@@ -81,7 +81,7 @@ def _run(grid: Grid, cell: Cell, progress: Progress, alone: bool) -> None:
     step_time = 0.0 if cell == baseline else math.nan
     if cell != baseline and this.trainer.is_global_zero and _batches(cell.recipe) == _batches(baseline.recipe):
         step_time = _step_time(this, rival)
-    about = {"variant": cell.variant, "seed": cell.seed, "baseline": baseline.variant}
+    about = {"variant": cell.variant, "seed": cell.seed, "baseline": baseline.variant, "tested_on": this.data.tested_on}
     this.finish(**about, step_time=step_time, data=data)
 
 
@@ -91,7 +91,7 @@ def _check_metric(grid: Grid, known: Collection[str]) -> None:
 
 
 def _fingerprints(data: Data) -> dict[str, str]:
-    return {split: data.fingerprint(split) for split in ("train", "val", "test")}
+    return {split: data.fingerprint(split) for split in ("train", "test")}
 
 
 def _check_data(grid: Grid, cell: Cell, data: Mapping[str, str]) -> None:

@@ -225,6 +225,13 @@ class Data(LightningDataModule):
         told = json.dumps([list(map(str, dataset.classes)), names, *([labels] if labels else [])])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
+    @property
+    def tested_on(self) -> str:
+        """The split whose files the test split has: `"val"`, where a data set of files has no others, or `"test"`."""
+        val, test = self.split("val"), self.split("test")
+        same = isinstance(val, Samples) and isinstance(test, Samples) and val.samples == test.samples
+        return "val" if same else "test"
+
     def item(self, split: str, index: int) -> tuple[torch.Tensor, Any]:
         """An item as a network takes it, of several views the first, and its target."""
         dataset = self.split(split)

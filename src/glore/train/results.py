@@ -67,8 +67,7 @@ def about(grid: Grid, verdicts: Sequence[Verdict]) -> str:
     """What the verdicts are about."""
     one_seed = any(d.seeds == 1 for verdict in verdicts for d in verdict.differences.values())
     caveat = " (one seed: the interval covers the test samples only)" if one_seed else ""
-    data = [result.get("data", {}) for _, result in grid.finished()]
-    split = "validation" if data and all(own.get("val", "") == own.get("test") for own in data) else "test"
+    split = "validation" if any(result.get("tested_on") == "val" for _, result in grid.finished()) else "test"
     return f"{grid.metric} on the {split} split, in points, with its 95 % interval{caveat}"
 
 

@@ -228,6 +228,8 @@ def test_recipes_differ_by_what_flags_would_change():
     net["init_args"] |= {"unit": None, "depth": "4"}
     other = flat({"model": {"init_args": {"net": net}}, "seed": 1})
     assert differences(one, one) == []
+    empty = [{"net.class_path": f"mine.{name}", "net.init_args": {}} for name in "AB"]
+    assert differences(*empty) == [("net", '"mine.A"', '"mine.B"')]
     assert sorted(differences(other, one)) == [
         ("model.net.depth", '"4"', "not there"),
         ("model.net.unit", "null", '"glore.GloRe2d"'),

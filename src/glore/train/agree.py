@@ -17,14 +17,17 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[
 
     Of a key that is not there the value is "not there". What a value of another class is called with is left out.
     """
-    one, other = (
-        {key.replace(".init_args", "").removesuffix(".class_path"): value for key, value in flat.items()}
-        for flat in (one, other)
-    )
     differ = [key for key in {**one, **other} if one.get(key, ...) != other.get(key, ...)]
-    heads = [key for key in differ if not any(key.startswith(f"{head}.") for head in differ)]
-    told = [{key: json.dumps(side[key]) for key in heads if key in side} for side in (one, other)]
-    return [(key, told[0].get(key, "not there"), told[1].get(key, "not there")) for key in heads]
+    names = {key: key.replace(".init_args", "").removesuffix(".class_path") for key in differ}
+    mine, theirs = (
+        {names[key]: json.dumps(side[key], ensure_ascii=False) for key in differ if key in side}
+        for side in (one, other)
+    )
+    return [
+        (name, mine.get(name, "not there"), theirs.get(name, "not there"))
+        for name in dict.fromkeys(names.values())
+        if not any(name.startswith(f"{head}.") for head in names.values())
+    ]
 
 
 class Agree(Callback):

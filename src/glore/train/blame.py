@@ -51,9 +51,10 @@ def blame(message: str, tree: dict[str, Any]) -> str:
     unimportable = re.search(r"has no attribute '|No module named '|import path", message)
     if unimportable and not types:
         return f"{path}={value!r} cannot be imported: {_unimportable(value)}"
-    if literals := re.findall(r"[^\s,']+", " ".join(re.findall(r"Literal\[([^]]*)\]", message))):
-        near = get_close_matches(str(value), literals, n=1)
-        cure = f"did you mean {near[0]}?" if near else f"it may be {', '.join(dict.fromkeys(literals))}"
+    if literals := re.findall(r"'[^']*'|[^\s,']+", " ".join(re.findall(r"Literal\[([^]]*)\]", message))):
+        near = get_close_matches(str(value), [name.strip("'") for name in literals if name.startswith("'")], n=1)
+        choices = dict.fromkeys(name.strip("'") for name in literals)
+        cure = f"did you mean {near[0]}?" if near else f"it may be {', '.join(choices)}"
         return f"{path}={value!r}: {cure}"
     if types:
         wanted = " or ".join(WORDS.get(name, name) for name in dict.fromkeys(types))

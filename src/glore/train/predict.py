@@ -40,7 +40,7 @@ class Write(BasePredictionWriter):
     of the sample; pictures of one name have their numbers too. Where there are files of pictures, `overlays/` has each
     picture under its mask's colours; where the data set's own evaluation has other numbers for its classes,
     `submission/` has masks of those. A sample that cannot be read has a row that says why. A folder's table is of the
-    last predictions in it; masks of other pictures stay.
+    last predictions in it; masks of other pictures stay. A folder from which pictures are read gets no masks.
 
     Args:
         folder: where to; made if need be.

@@ -254,9 +254,9 @@ class Run:
                 f"{own.__name__} does not tell how a file becomes a sample, so none can be given: leave out the paths, "
                 "or give it a for_paths as glore.data.images.Pictures has, or an argument preset"
             )
-        usual = Segments if isinstance(preset, Scenes) else Pictures
-        made = getattr(own, "for_paths", usual.for_paths)
-        self.data.splits["test"] = made(paths, classes, arguments, self._palette(weights))
+        if not hasattr(own, "for_paths"):
+            own, arguments = Segments if isinstance(preset, Scenes) else Pictures, {"preset": preset}
+        self.data.splits["test"] = own.for_paths(paths, classes, arguments, self._palette(weights))
 
     def input_size(self, sides: Sequence[int] | None = None) -> tuple[int, ...]:
         """Size of an input of the network without its batch, `(c, *space)`.

@@ -312,21 +312,28 @@ def test_a_mask_that_says_nothing_sensible_stops_the_training(root, tmp_path, ca
     assert re.match(r"glore: \S*masks/train/3.png is a picture of mode RGB", said)
 
 
-def test_classes_of_which_none_counts_stop_the_training(root, tmp_path, capsys):
-    ignored = ("--data.dataset.ignored", "[0, 1, 2]")
-    assert main(["fit", *flags(root, *ignored), "--out", str(tmp_path / "run")]) == 2
-    assert "none of the classes counts, so nothing can be learnt" in capsys.readouterr().err
+def test_a_test_split_is_told_by_its_files_and_not_their_names(root):
+    assert Recipe(read(flags(root))).make_data().tested_on == "val"
+    for name in ("images", "masks"):
+        shutil.copytree(root / name / "val", root / name / "test")
+    assert Recipe(read(flags(root))).make_data().tested_on == "test"
+    assert Recipe(read(["--config", "digits"])).make_data().tested_on == "test"
 
 
-@pytest.mark.parametrize("dataset", ["glore.data.segments.SegmentFolder", "made.Arrays"])
-def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys, dataset):
+@pytest.mark.parametrize("ignored", ["[0, 1, 2]", "[0, 2]"])
+def test_a_class_alone_that_counts_stops_the_training(root, tmp_path, capsys, ignored):
+    assert main(["fit", *flags(root, "--data.dataset.ignored", ignored), "--out", str(tmp_path / "run")]) == 2
+    assert "fewer than two classes count, so nothing can be learnt" in capsys.readouterr().err
+
+
+def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys):
     """Of two classes as 0 and 255, the second would be ignored, and the training end with a perfect score."""
     for mask in root.glob("masks/*/*.png"):
         write(mask, np.where(np.array(Image.open(mask)) == 1, 0, 255))
     (root / "classes.txt").write_text("background\nobject\n")
-    assert main(["fit", *flags(root, "--data.dataset.class_path", dataset), "--out", str(tmp_path / "run")]) == 2
+    assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
-    assert "the masks of train have pixels of 'background' alone, so nothing can be learnt: 255 counts for" in said
+    assert "the masks have pixels of 'background' alone, so nothing can be learnt: 255 counts for" in said
     assert not (tmp_path / "run/curves.csv").exists()
 
 

@@ -326,12 +326,13 @@ def test_a_class_alone_that_counts_stops_the_training(root, tmp_path, capsys, ig
     assert "fewer than two classes count, so nothing can be learnt" in capsys.readouterr().err
 
 
-def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys):
+@pytest.mark.parametrize("dataset", ["glore.data.segments.SegmentFolder", "made.Arrays"])
+def test_masks_of_one_class_alone_stop_the_training(root, tmp_path, capsys, dataset):
     """Of two classes as 0 and 255, the second would be ignored, and the training end with a perfect score."""
     for mask in root.glob("masks/*/*.png"):
         write(mask, np.where(np.array(Image.open(mask)) == 1, 0, 255))
     (root / "classes.txt").write_text("background\nobject\n")
-    assert main(["fit", *flags(root), "--out", str(tmp_path / "run")]) == 2
+    assert main(["fit", *flags(root, "--data.dataset.class_path", dataset), "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err
     assert "the masks have pixels of 'background' alone, so nothing can be learnt: 255 counts for" in said
     assert not (tmp_path / "run/curves.csv").exists()
@@ -577,8 +578,10 @@ def test_classes_may_weigh_differently_and_ignored_positions_nothing():
 def test_each_class_has_a_weight_in_the_loss(task):
     classes = [label.name for label in LABELS]
     task(torch.nn.Identity(), class_weights=range(19)).check_classes(classes)
-    with pytest.raises(ValueError, match="class_weights has 3 numbers, but the data have 19 classes: give each"):
+    with pytest.raises(ValueError, match="class_weights has 3 numbers, but there are 19 classes: give each"):
         task(torch.nn.Identity(), class_weights=(1, 2, 3)).check_classes(classes)
+    with pytest.raises(ValueError, match="class_weights has 3 numbers, but there are 2 classes"):
+        task(torch.nn.Identity(), class_weights=(1, 2, 3)).loss(LOGITS, ALL)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glore.data.broken import BrokenSampleError
 from glore.data.folders import FOLDERS, checked, files_in, listed
-from glore.data.labels import IGNORED
+from glore.data.labels import IGNORED, check_taught
 from glore.data.masks import VALUES, Colour, read_classes, read_mask, values_of
 from glore.data.pictures import SUFFIXES, read_upright
 from glore.data.samples import Samples
@@ -97,7 +97,7 @@ class Segments(Samples):
         for mask in self.files(index)[1:]:
             if not mask.is_file():
                 raise FileNotFoundError(f"{self.name(index)} has no mask {mask}")
-        (self._read if self._as_they_are else self.__getitem__)(index)
+        (self._read if self.as_they_are else self.__getitem__)(index)
 
     def _read(self, index: int) -> tuple[Image.Image, np.ndarray | None]:
         path, mask = self.samples[index]
@@ -147,7 +147,7 @@ class Segments(Samples):
         """Raise a ValueError if the masks tell no two classes apart; they are read by chance until two are found."""
         if len(self.classes) - len(self.untaught) < 2:
             raise ValueError("fewer than two classes count, so nothing can be learnt: see --data.dataset.ignored")
-        masks = [mask for _, mask in self.samples if mask] if self._as_they_are else []
+        masks = [mask for _, mask in self.samples if mask]
         found: set[int] = set()
         for index in np.random.default_rng(0).permutation(len(masks)):
             with suppress(BrokenSampleError):
@@ -155,14 +155,10 @@ class Segments(Samples):
             if len(found - {IGNORED}) > 1:
                 return
         if found:
-            told = [f"of {self.classes[k]!r} alone" for k in found - {IGNORED}] or ["of no class"]
-            raise ValueError(
-                f"the masks have pixels {told[0]}, so nothing can be learnt: 255 counts for nothing, and where there "
-                "are two classes, their values are 0 and 1"
-            )
+            check_taught(found, self.classes)
 
     @property
-    def _as_they_are(self) -> bool:
+    def as_they_are(self) -> bool:
         """Whether items are made of the files alone, and not by a subclass that may make others of them."""
         return type(self).__getitem__ is Segments.__getitem__
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from glore import metrics
-from glore.data.labels import IGNORED, INSTANCE, MOST
+from glore.data.labels import IGNORED, INSTANCE, MOST, check_taught
 from glore.nets import inference
-from glore.train.data import SPLITS, Data
+from glore.train.data import SPLITS, Data, Draw, Seeded
 from glore.train.schedules import Schedule, constant
 from glore.train.task import Task
 
@@ -89,8 +89,11 @@ class Segment(Task):
         """Lightning calls it before each training and evaluation."""
         dataset = self._data.split(SPLITS[stage][0])
         self.check_classes(list(dataset.classes))
-        if stage == "fit" and hasattr(dataset, "check_masks"):
-            dataset.check_masks()
+        if stage == "fit":
+            if getattr(dataset, "as_they_are", False):
+                dataset.check_masks()
+            else:
+                _check_drawn(self._data)
 
     def check_classes(self, classes: Sequence[str]) -> None:
         """Raise a ValueError if the classes of the data cannot be learnt as the arguments say."""
@@ -99,10 +102,13 @@ class Segment(Task):
                 f"the data have {len(classes)} classes, but {IGNORED} are the most, since a label of {IGNORED} counts "
                 "for nothing: join some"
             )
-        if self.class_weights is not None and len(self.class_weights) != len(classes):
+        self._check_weights(len(classes))
+
+    def _check_weights(self, classes: int) -> None:
+        if self.class_weights is not None and len(self.class_weights) != classes:
             raise ValueError(
-                f"class_weights has {len(self.class_weights)} numbers, but the data have {len(classes)} classes: give "
-                "each class one, in order, or null"
+                f"class_weights has {len(self.class_weights)} numbers, but there are {classes} classes: give each "
+                "class one, in order, or null (--model.class_weights)"
             )
 
     @property
@@ -115,6 +121,7 @@ class Segment(Task):
             return self.loss(main, target) + self.auxiliary_weight * self.loss(side, target)
         _check_size(logits, target)
         metrics.check_labels(target, logits.shape[1], IGNORED)
+        self._check_weights(logits.shape[1])
         logits = logits.float()  # sums over a batch's positions overflow in half precision
         losses = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")  # (b, h, w)
         kept = target != IGNORED
@@ -164,6 +171,23 @@ class Segment(Task):
     def scores(counts: Tensor) -> tuple[Tensor, ...]:
         iou = metrics.iou(counts)  # (*sums, k)
         return (*iou.unbind(-1), torch.nanmean(iou, -1))
+
+
+def _check_drawn(data: Data) -> None:
+    """Raise a ValueError if the masks of val, and a thousand of train as they are drawn, tell no two classes apart."""
+    classes = list(data.split("train").classes)
+    found: set[int] = set()
+    for split, count in (("val", len(data.split("val"))), ("train", 1000)):
+        seeded = Seeded(data.split(split), "replace")  # which leaves the random states of the training as they are
+        for index in data.chosen(split, count):
+            target = seeded[Draw(index, index)][1]
+            if len(getattr(target, "shape", ())) < 2:
+                return  # it is no mask, as the loss will say
+            found |= {int(label) % INSTANCE for label in torch.as_tensor(target).unique()}  # val may have instances
+            if len(found - {IGNORED}) > 1 or not found <= {*range(len(classes)), IGNORED}:
+                return
+    if len(classes) > 1:
+        check_taught(found, classes)
 
 
 def _check_size(logits: Tensor, target: Tensor) -> None:

@@ -65,7 +65,7 @@ def onnxruntime():
 
 @pytest.mark.parametrize(
     "family",
-    [name if name == "segmenter" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+    [name if name in ("segmenter", "units 2d") else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
 )
 def test_onnx_files_take_any_batch_and_size(tmp_path, onnxruntime, family):
     build, size = FAMILIES[family]
